@@ -1,4 +1,4 @@
-"""The search: Ray Tune runs trials, Optuna proposes configurations, the journal records every event.
+"""Search: Ray Tune runs trials, Optuna proposes configurations, and the journal records every event.
 
-Optuna is imported in this room and nowhere else, Ray here and in `cluster`.
+Optuna is imported in this room and nowhere else. Ray is imported here and in `cluster`.
 """

@@ -1,11 +1,13 @@
-"""Search controller: decides which trial is next, and applies each event to the journal, the studies, the schedulers
-and the callbacks, in this order. It knows no workers: whoever has some asks for the next trial, reports its epochs, and
-releases it when its word is to pause or to stop.
+"""Search controller: decides which trial runs next and applies every event.
+
+An event is applied to the journal, the studies, the schedulers and the callbacks, in this order. The controller
+knows no workers. Its caller asks for the next trial, reports the trial's epochs, and calls `release` after a
+decision to pause or to stop.
 
 Controls come first, then the trials of every study, then the confirmations (see `pipeline.tune.selection`).
-Confirmations of controls need no result, so they run as soon as nothing is left to propose; those of the best
-configurations wait until every trial has ended. Trials that are still paused when nothing lets them go on any more
-end as pruned; a later session that may spend more has them paused again.
+Confirmations of controls depend on no result, so they run as soon as nothing is left to propose. Confirmations
+of the best configurations start when every trial has ended. Trials that are still paused when no trial may go
+on any more end as pruned. A later session with a larger budget pauses them again, and they may go on.
 """
 
 from collections import deque
@@ -42,15 +44,27 @@ from pipeline.tune.study_trials import Step, StudyTrials
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to start now; ask again when a trial has ended."""
+    """Answer of `next_trial` while nothing can start; the caller asks again when a trial has ended."""
 
 
 class SearchController:
-    """A search in progress.
+    """Controller of a search in progress.
 
-    folder: its state. gpus, max_concurrent: of a trial, and trials together. count: the parameters of a
-    configuration's network; needed where they are an objective, or bounded. stopped: why no further trial is proposed;
-    None while some are.
+    Args:
+        params: All parameters.
+        space: The search space.
+        journal: The search's journal, opened for writing.
+        callbacks: Called at every event, in this order.
+        fingerprint: The search's fingerprint, after which its studies are named.
+        folder: The search's state directory.
+        gpus: GPUs of one trial; may be a fraction.
+        max_concurrent: Number of trials that run at the same time.
+        count: Returns the number of parameters of a configuration's network. Needed if that number is an
+            objective or
+        bounded by a constraint.
+
+    Attributes:
+        stopped: Reason for which no further trial is proposed, in words; None while trials may be proposed.
     """
 
     def __init__(
@@ -81,7 +95,8 @@ class SearchController:
         self.folder = folder
         self._count = count if PARAMETERS in self.objectives.metrics else None
         self._callbacks = callbacks
-        # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
+        # Ray Tune polls many times a second, and a search may have thousands of trials. What a poll needs is therefore
+        # updated at each event instead of being computed from the journal.
         self._queue: deque[TrialRecord] = deque()
         self._running: dict[str, TrialRecord] = {}
         self._requeued: deque[TrialRecord] = deque()
@@ -94,21 +109,23 @@ class SearchController:
         self._announced: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ray pickles what the driver holds into snapshots that we never read; locks and files have no place there.
+        # Ray pickles the driver's objects into snapshots that this project never reads. Locks and open files cannot be
+        # pickled, so an empty object takes the controller's place.
         return object, ()
 
-    # What was asked for, and what is left of it.
+    # Requested runs, and how many are left.
 
     def requested_trials(self) -> list[TrialRecord]:
-        """Controls, the trials of every study that are asked for, and the confirmations of these, in this order."""
+        """Returns controls, the requested trials of every study, and their confirmations, in this order."""
         wanted = self._requested.control_runs()
         wanted += [] if self._still_running() else self._requested.candidate_runs()
         trials = self.journal.trials
         return self._requested.trials() + [trials[run.id] for run in wanted if run.id in trials]
 
     def _still_running(self) -> bool:
-        """Whether any trial of a study is still to be proposed, waits, or has not ended. Once none may go on, those
-        that wait end.
+        """Returns whether any trial of a study is still to be proposed, waits, or has not ended.
+
+        When no trial may go on any more, this ends the trials that wait.
         """
         if self._trials_ended:
             return False
@@ -117,7 +134,7 @@ class SearchController:
         self._trials_ended = True
         for trials in self._trials.values():
             for record in trials.waiting:
-                # Its checkpoint stays, should more be spent later.
+                # The checkpoint is not removed: a later session with a larger budget may resume the trial.
                 if record.state is None:
                     self.journal.end(record.id, PRUNED)
                 self._finish(record)
@@ -125,27 +142,32 @@ class SearchController:
 
     @property
     def num_running(self) -> int:
-        """How many runs have been started in this session, have not ended, and wait for no other worker."""
+        """Number of runs that were started in this session, have not ended, and are not queued for another
+        worker.
+        """
         return len(self._running) - len(self._requeued)
 
     @property
     def max_remaining(self) -> int:
-        """How often runs may still be started at most, a trial after each of its pauses anew."""
+        """Largest number of starts still to come; a trial counts once more after each of its pauses."""
         if not self._queue and not self._still_running() and not (self._to_confirm and self._may_confirm()):
             return 0
         starts = sum(trials.max_starts for trials in self._trials.values())
         return len(self._queue) + starts + max_confirmation_runs(self.params, self.space)
 
-    # Bringing everything to where the journal is.
+    # Replay of the journal.
 
     def replay(self) -> None:
-        """Bring studies, rungs and callbacks to where the journal is, and queue controls and what has not ended."""
+        """Replays the journal into studies, rungs and callbacks, and queues controls and runs that have not
+        ended.
+        """
         records = self._requested.trials()
         for record in records:
             if record.study is not None:
                 self.studies[record.study].adapter.replay(record)
-        # In the order in which they came, since a rung judges a trial by those that were there before it. A trial that
-        # went on after a report was not stopped there; only the word on its last one counts.
+        # Reports are replayed in the order in which they arrived, since a rung compares a trial with the trials that
+        # reached it before. A trial that went on after a report was not stopped there, so only the decision on its last
+        # report counts.
         by_id = {record.id: record for record in records}
         decided: dict[str, Decision] = {}
         for name, epoch in dict.fromkeys(self.journal.history.reports):
@@ -154,7 +176,7 @@ class SearchController:
         for record in records:
             self._replay_record(record, decided.get(record.id))
         self._queue += self._requested.new_controls()
-        # A control first, so that a result has something to be compared with from early on.
+        # Controls come first, so that results can be compared with a control from early on.
         self._queue = deque(sorted(self._queue, key=lambda record: not record.control))
         self._enqueue(self._requested.control_runs())
         self._enqueue_candidates()
@@ -172,7 +194,7 @@ class SearchController:
         elif decision is Decision.STOP:
             self.end_trial(record.id, self.final_state(record.last_epoch))
         elif trials is not None and trials.is_rung(record.last_epoch):
-            # Of one that the scheduler lets go on, it is asked again whether there is room for it in the budget.
+            # A trial that the scheduler lets go on counts as held: before it resumes, the budget is checked again.
             self._wait(trials, record, held=decision is Decision.CONTINUE)
         else:
             if trials is not None:
@@ -180,7 +202,7 @@ class SearchController:
             self._queue.append(record)
 
     def _announce(self, record: TrialRecord) -> None:
-        """Tell the callbacks what an earlier session has done of a trial."""
+        """Notifies the callbacks of a trial's start and of the epochs that an earlier session has recorded."""
         self._announced.add(record.id)
         self._notify(lambda callback: callback.trial_started(record))
         for epoch in sorted(record.epochs):
@@ -188,7 +210,7 @@ class SearchController:
                 callback.epoch_reported(record, epoch)
 
     def _enqueue(self, runs: Iterable[TrialRecord]) -> None:
-        """Have confirmations run, but for those that earlier sessions, in which they were wanted too, have ended."""
+        """Queues confirmations; those that an earlier session has started are replayed instead."""
         for run in runs:
             record = self.journal.trials.get(run.id)
             if record is None:
@@ -197,17 +219,24 @@ class SearchController:
                 self._replay_record(record, self._decide_alone(record.last_epoch))
 
     def _enqueue_candidates(self) -> None:
-        """Once no trial is running or to come, the best configurations are known, and stay what they are."""
+        """Queues the confirmations of the best configurations, once no trial of a study runs or is to come.
+
+        This happens once: the candidates do not change afterwards.
+        """
         if not self._candidates_chosen and not self._still_running():
             self._candidates_chosen = True
             self._enqueue(self._requested.candidate_runs())
 
-    # What happens.
+    # Events.
 
     def next_trial(self) -> TrialRecord | Wait | None:
-        """The next run to start, recorded; None when all that was asked for has ended.
+        """Returns the next run to start, after recording its start.
 
-        What breaks a constraint already now is recorded too, ends, and is not given out.
+        A trial that breaks a constraint before training is recorded too, ends as infeasible, and is not
+        returned.
+
+        Returns:
+            The run; `Wait` while nothing can start; None when every requested run has ended.
         """
         if self._requeued:
             return self._requeued.popleft()
@@ -231,7 +260,7 @@ class SearchController:
         return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
 
     def _next_step(self, trials: StudyTrials) -> Step | None:
-        """What a study may do next; None while there is nothing, or for good."""
+        """Returns a study's next step; None if it has none now, or will have none any more."""
         if self._trials_ended:
             return None
         self.check_stop_request()
@@ -245,7 +274,7 @@ class SearchController:
         return step
 
     def requeue(self, trial_id: str) -> None:
-        """Hand out a run once more, which goes on from its checkpoint: Ray gave it up, or its node will not do."""
+        """Queues a run again, to resume from its checkpoint: Ray gave it up, or its node was rejected."""
         self._requeued.append(self.journal.trials[trial_id])
 
     def _start(self, record: TrialRecord) -> TrialRecord:
@@ -263,7 +292,7 @@ class SearchController:
         return record
 
     def _admits(self, trials: StudyTrials, step: Step) -> bool:
-        """Whether a trial may start, or go on from a rung. Once one may not, no other of its study may."""
+        """Returns whether a trial may start, or go on from a rung; after a refusal no trial of its study may."""
         if self.stopped is None:
             reason = self._limits.refuse_step(
                 step,
@@ -282,13 +311,13 @@ class SearchController:
         return pending_epochs((*self._queue, *self._running.values()), self._trials, self._epochs)
 
     def check_stop_request(self) -> None:
-        """Propose no more from now on if that has been asked for. May be called at any time, and often."""
+        """Stops proposing trials if the user has asked for it. May be called at any time, and often."""
         left = self.stopped is None and any(trials.may_go_on for trials in self._trials.values())
         if left and (self.folder / STOP_FILE).exists():
             self._stop(ASKED_TO_FINISH, self._trials.values())
 
     def _stop(self, reason: str, studies: Iterable[StudyTrials]) -> None:
-        """No trial of these studies is proposed, or goes on from a rung, any more."""
+        """Ends these studies: none of their trials is proposed, or goes on from a rung, any more."""
         for trials in studies:
             trials.over = True
         if self.stopped is None and all(each.over or not each.may_go_on for each in self._trials.values()):
@@ -298,7 +327,10 @@ class SearchController:
             self._notify(lambda callback: callback.ending_early(reason, len(self._running), left))
 
     def _may_confirm(self) -> bool:
-        """Confirmations are within what the budget has set aside, unless the pace has changed a lot."""
+        """Returns whether the limits of the budget allow one more confirmation.
+
+        The budget has reserved epochs for confirmations, so this fails only if the pace has changed a lot.
+        """
         reason = self._limits.refuse_epochs(self._epochs, pending=self._pending)
         if reason is not None and self.stopped is None:
             self.stopped = reason
@@ -313,19 +345,24 @@ class SearchController:
         scores: str | None = None,
         usage: Mapping[str, float] | None = None,
     ) -> Decision:
-        """Take a finished epoch in; what becomes of the trial. With the word to pause or to stop, its worker is to let
-        it go, and `release` is to be called then.
+        """Records a finished epoch and decides what the trial does next.
+
+        After a decision to pause or to stop, the trial must leave its worker, and `release` must be called.
 
         Args:
-            trial_id: Of the journal.
-            epoch: Counted from 1.
-            metrics: By name.
-            node: Of a cluster, where it was trained.
-            scores: Of the validation images, packed, if they are known.
-            usage: Of the machine, by name, if it was measured; it decides nothing.
+            trial_id: The trial's id in the journal.
+            epoch: Number of the epoch, counted from 1.
+            metrics: The epoch's metrics by name.
+            node: The cluster's node that trained it; None on this machine.
+            scores: Packed scores of the validation images (see `pipeline.tune.journal.image_scores`); None if
+                not available.
+            usage: Usage of the machine by name; None if it was not measured. It affects no decision.
+
+        Returns:
+            Whether the trial goes on, pauses or stops.
         """
         if trial_id in self._decided:
-            return self._decided[trial_id]  # its worker died before it heard, and has gone on
+            return self._decided[trial_id]  # the worker died before the decision reached it, and trained on
         record = self.journal.trials[trial_id]
         self.journal.report(trial_id, epoch, metrics, node, scores, usage)
         trials = None if record.study is None else self._trials[record.study]
@@ -336,13 +373,21 @@ class SearchController:
         return decision
 
     def _decide_alone(self, epoch: int) -> Decision:
-        """Of a control or a confirmation, which is in no study."""
+        """Returns the decision on a control or a confirmation, which is in no study."""
         return Decision.STOP if epoch >= self._epochs else Decision.CONTINUE
 
     def _decide(self, trials: StudyTrials, record: TrialRecord, epoch: int) -> Decision:
+        """Returns the decision of the study's scheduler, or to pause if the budget has no room for a trial to
+        go on.
+
+        Args:
+            trials: The trials of the study.
+            record: The trial.
+            epoch: The epoch that it has reported.
+        """
         decision, until = trials.report(record, epoch), trials.until(epoch)
         if decision is Decision.CONTINUE and trials.is_rung(epoch) and not trials.is_promised(record, until):
-            # To go on from a rung is to start once more: it must fit into what is left.
+            # Going on from a rung counts as a start: the further epochs must fit into the rest of the budget.
             if not self._admits(trials, Step(record, until, until - epoch)):
                 self._held.add(record.id)
                 return Decision.PAUSE
@@ -350,11 +395,15 @@ class SearchController:
         return decision
 
     def is_decided(self, trial_id: str) -> bool:
-        """Whether a trial has been told to pause or to stop, and not been released."""
+        """Returns whether the decision to pause or to stop a trial has been made, and the trial has not been
+        released.
+        """
         return trial_id in self._decided
 
     def release(self, trial_id: str) -> None:
-        """A worker has let a trial go, as it was told to: the trial is paused, or has ended."""
+        """Records that a worker has left a trial after the decision to pause or to stop: the trial is paused,
+        or has ended.
+        """
         decision, record = self._decided.pop(trial_id, None), self.journal.trials[trial_id]
         if decision is not Decision.PAUSE:
             self.end_trial(trial_id, self.final_state(record.last_epoch))
@@ -365,20 +414,36 @@ class SearchController:
         self._prune_checkpoints(())
 
     def _wait(self, trials: StudyTrials, record: TrialRecord, *, held: bool) -> None:
-        """A trial waits at a rung from now on. held: it may go on from there as soon as there is room for it."""
+        """Records that a trial waits at a rung.
+
+        Args:
+            trials: The trials of its study.
+            record: The trial.
+            held: Whether it waits for room in the budget only, and goes on as soon as there is some.
+        """
         if not record.paused and record.state is None:
             self.journal.pause(record.id)
         trials.wait(record, held=held)
         self._notify(lambda callback: callback.trial_paused(record))
 
     def checkpoint(self, trial_id: str, path: str) -> None:
+        """Records the newest checkpoint of a trial, and removes the previous one if an earlier session wrote
+        it.
+        """
         before = self.journal.trials[trial_id].checkpoint
         self.journal.checkpoint(trial_id, path)
-        # Ray removes what it has made in this session; what an earlier one left is ours to remove.
+        # Ray removes the checkpoints of this session itself, but not those of earlier sessions.
         if before and Path(before).parent != Path(path).parent:
             remove_best_effort([before])
 
     def end_trial(self, trial_id: str, state: str, reason: str | None = None) -> None:
+        """Records that a trial has ended.
+
+        Args:
+            trial_id: The trial's id in the journal.
+            state: Its final state (see `pipeline.tune.journal.records`).
+            reason: Why it ended in this state, in words; None if there is nothing to say.
+        """
         self.journal.end(trial_id, state, reason)
         record = self.journal.trials[trial_id]
         self._running.pop(trial_id, None)
@@ -387,7 +452,9 @@ class SearchController:
         self._prune_checkpoints([record])
 
     def final_state(self, epoch: int) -> str:
-        """The state of a trial that has stopped after an epoch: schedulers also "stop" those that ran in full."""
+        """Returns the state of a trial that has stopped after an epoch; schedulers also stop trials that ran in
+        full.
+        """
         return COMPLETE if epoch >= self._epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:
@@ -396,7 +463,7 @@ class SearchController:
         self._notify(lambda callback: callback.trial_ended(record))
 
     def _prune_checkpoints(self, ended: Iterable[TrialRecord]) -> None:
-        """Remove the checkpoints of those that have ended now, or are no longer among the best."""
+        """Removes checkpoints of trials that have just ended, or are no longer among the best."""
         if self._checkpoints is None:
             return
         found = sorted(each for trials in self._trials.values() for each in trials.prospects())

@@ -9,9 +9,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 
 class Dimension(TypedDict, total=False):
-    """A dimension as the space's file has it: a range of numbers, or choices; with what is believed of it beforehand.
+    """Dimension as the space's file has it: a range of numbers, or choices, perhaps with a prior.
 
-    weights: hashes in the place of choices that name pretrained weights, in what decides a search.
+    Attributes:
+        type: `float`, `int` or `categorical`.
+        low: Lower end of the range.
+        high: Upper end of the range.
+        log: Whether the range is on a log scale.
+        step: Distance of two values; without it, floats are continuous and whole numbers have step 1.
+        choices: Values of a categorical dimension.
+        prior: Prior density (see `pipeline.tune.prior_check`).
+        weights: Hashes in place of choices that name pretrained weights, in the content of a fingerprint.
     """
 
     type: Required[str]
@@ -25,16 +33,16 @@ class Dimension(TypedDict, total=False):
 
 
 DimensionPrior = Mapping[str, Any]
-"""What is believed of a dimension beforehand: a form of `pipeline.tune.prior_check` and its numbers."""
+"""Prior of a dimension: one of the forms of `pipeline.tune.prior_check`, with its numbers."""
 
 
 def choice_label(choice: Any) -> Any:
-    """A choice as Optuna knows it: a list or mapping as JSON."""
+    """Returns a choice as Optuna stores it: a list or mapping as JSON, anything else unchanged."""
     return json.dumps(choice, sort_keys=True, default=str) if isinstance(choice, list | dict) else choice
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
-    """Optuna's distribution of a checked dimension."""
+    """Returns Optuna's distribution of a checked dimension."""
     if dimension["type"] == "categorical":
         return CategoricalDistribution([choice_label(choice) for choice in dimension["choices"]])
     log, step = dimension.get("log", False), dimension.get("step")
@@ -44,7 +52,7 @@ def distribution_of(dimension: Dimension) -> BaseDistribution:
 
 
 def num_steps(distribution: Any) -> int | None:
-    """How many values there are; None where it is continuous."""
+    """Returns the number of values of a distribution; None if it is continuous."""
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     if distribution.step is None:
@@ -53,7 +61,7 @@ def num_steps(distribution: Any) -> int | None:
 
 
 def value_at(distribution: Any, share: float) -> Any:
-    """The encoded value at a share, in [0, 1), of the way through the range."""
+    """Returns the encoded value at a share, in [0, 1), of the way through the range."""
     count = num_steps(distribution)
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[int(share * len(distribution.choices))]
@@ -68,7 +76,7 @@ def value_at(distribution: Any, share: float) -> Any:
 
 
 def share_of(distribution: Any, value: Any) -> float:
-    """The inverse of `value_at`; of what has steps, the middle of the step."""
+    """Returns the inverse of `value_at`; for a distribution with steps, the middle of the value's step."""
     count = num_steps(distribution)
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
@@ -83,16 +91,16 @@ def share_of(distribution: Any, value: Any) -> float:
 
 
 def holds(distribution: Any, value: Any) -> bool:
-    """Whether an encoded value is one of the distribution's, and of its type."""
+    """Returns whether an encoded value is one of the distribution's values, and of its type."""
     if isinstance(distribution, CategoricalDistribution):
-        # 1 == 1.0 == True, but only one of them is what was meant.
+        # In Python 1 == 1.0 == True, but they are different choices.
         return any(type(choice) is type(value) and choice == value for choice in distribution.choices)
     number = (int,) if isinstance(distribution, IntDistribution) else (int, float)
     return isinstance(value, number) and not isinstance(value, bool) and bool(distribution._contains(value))
 
 
 def describe_allowed(distribution: Any) -> str:
-    """The values that there are, in words."""
+    """Returns the values of a distribution in words."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
     steps = "" if distribution.step in (None, 1) else f" in steps of {distribution.step:g}"

@@ -1,4 +1,4 @@
-"""What a search has come to: trials, studies, what it has spent, why it ended. Imports Optuna, and no Ray."""
+"""Outcome of a search: trials, studies, time spent, reason of its end. Imports Optuna, and no Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,12 @@ from pipeline.tune.study.study import StudyAdapter
 
 @dataclass(frozen=True)
 class Spent:
-    """seconds: with a driver running, all sessions together. gpu_seconds: of trials, times their share of a GPU."""
+    """Time that a search has spent.
+
+    Attributes:
+        seconds: Seconds in which a driver was running, over all sessions.
+        gpu_seconds: Seconds of trials times their share of a GPU.
+    """
 
     seconds: float
     gpu_seconds: float
@@ -18,11 +23,15 @@ class Spent:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search has come to.
+    """Outcome of a search.
 
-    trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. rung_epochs: the
-    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None. scores: what each
-    validation image counts for, by run.
+    Attributes:
+        trials: The requested controls, trials of studies, and confirmations.
+        studies: Studies by name.
+        rung_epochs: Epochs of the rungs.
+        spent: Time spent.
+        stopped: Why the search ended before every requested trial was tried, in words; None if all were tried.
+        scores: Scores of the validation images, by run.
     """
 
     trials: Sequence[TrialRecord]
@@ -34,5 +43,5 @@ class SearchOutcome:
 
     @property
     def adapter(self) -> StudyAdapter:
-        """The method's own study."""
+        """Study of the method."""
         return self.studies[METHOD]

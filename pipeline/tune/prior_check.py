@@ -1,18 +1,18 @@
-"""What a search-space file may say under a dimension's `prior`: every mistake in a line.
+"""Checks of a dimension's `prior` in a search-space file: each mistake is one line of text.
 
-A number takes one of
+A dimension of numbers has one of
 
     {center: 0.01, spread: 3}      normal around a value of the range; on a log scale, `spread` is a factor
     {normal: [mean, sd]}           normal in the parameter's unit, also where the range is on a log scale
     {lognormal: [median, factor]}  normal in the logarithm, log(factor) its standard deviation; the range is above 0
     {beta: [a, b]}                 a beta distribution over the range, on a log scale where that is on one
 
-all truncated to the range, and a categorical parameter one of
+all truncated to the range. A categorical dimension has one of
 
     {center: last, weight: 0.6}              the probability of a choice; the others share the rest
     {probabilities: {last: 0.6, all: 0.3}}   of several
 
-`pipeline.tune.study.prior` makes densities of them.
+`pipeline.tune.study.prior` turns them into densities.
 """
 
 import math
@@ -23,16 +23,20 @@ from pipeline.errors import IN_LISTS, comma_words, format_value, stray_words
 from pipeline.tune.dimension import Dimension, DimensionPrior, choice_label, describe_allowed, distribution_of, holds
 
 FORMS = {"center": "spread", "normal": None, "lognormal": None, "beta": None}
-"""Of a number, with the key that may stand beside each."""
+"""Forms of a prior of numbers, each with the key that may stand beside it."""
 CATEGORICAL_FORMS = {"center": "weight", "probabilities": None}
+"""Forms of a prior of choices, each with the key that may stand beside it."""
 BETA_BOUNDS = 1, 1000
-"""Below 1 the density has no bound at an end of the range; above 1000 it is a point."""
+"""Bounds of a and b. Below 1 the density is unbounded at an end of the range; above 1000 it is almost a point."""
 ROUNDING = 1e-6
-"""By how much the probabilities of all choices may miss 1."""
+"""Largest distance from 1 of the sum of all choices' probabilities."""
 
 
 def prior_problems(dimension: Dimension) -> list[str]:
-    """What is wrong with the prior of a dimension in which all else is right, in words; nothing where there is none."""
+    """Returns the mistakes of a dimension's prior in words; an empty list if there are none.
+
+    Everything else about the dimension must have been checked before.
+    """
     if "prior" not in dimension:
         return []
     prior, categorical = dimension["prior"], dimension["type"] == "categorical"
@@ -60,9 +64,11 @@ def prior_problems(dimension: Dimension) -> list[str]:
 
 
 def find_choice(choices: Sequence[Any], given: Any) -> int | None:
-    """The place of a choice; a list or mapping may be given as JSON, since it is no key of a mapping."""
+    """Returns the index of a choice, or None. A list or mapping may be given as JSON, since it cannot be a
+    mapping's key.
+    """
     for place, choice in enumerate(choices):
-        # 1 == 1.0 == True, but only one of them is what was meant.
+        # In Python 1 == 1.0 == True, but they are different choices.
         if type(choice) is type(given) and choice == given:
             return place
         if isinstance(choice, list | dict) and isinstance(given, str) and choice_label(choice) == given:
@@ -76,6 +82,13 @@ def _one_of(forms: Mapping[str, str | None]) -> str:
 
 
 def _number_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> list[str]:
+    """Returns the mistakes of a prior of numbers in words.
+
+    Args:
+        form: The form, one of `FORMS`.
+        prior: The prior.
+        dimension: The dimension.
+    """
     distribution: Any = distribution_of(dimension)
     given = prior[form]
     if form == "center":
@@ -105,6 +118,13 @@ def _number_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> 
 
 
 def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:
+    """Returns the mistakes of a standard deviation in words.
+
+    Args:
+        name: Name of the value, for the message.
+        sd: The value given.
+        factor: Whether it is a factor, for a normal density of the logarithm.
+    """
     if _is_number(sd) and sd > (1 if factor else 0):
         return []
     allowed = "a factor above 1, such as 2 for twice or half" if factor else "a number above 0, in the parameter's unit"
@@ -112,6 +132,13 @@ def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:
 
 
 def _choice_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> list[str]:
+    """Returns the mistakes of a prior of choices in words.
+
+    Args:
+        form: The form, one of `CATEGORICAL_FORMS`.
+        prior: The prior.
+        dimension: The dimension.
+    """
     choices, given = dimension["choices"], prior[form]
     named = describe_allowed(distribution_of(dimension))
     if form == "center":

@@ -1,4 +1,4 @@
-"""Which runs of a search's journal, and which further ones, the parameters ask for now."""
+"""Runs that the current parameters ask for: those in a search's journal, and further ones."""
 
 from collections.abc import Iterable
 
@@ -12,9 +12,14 @@ from pipeline.tune.space import SearchSpace
 
 
 class RequestedRuns:
-    """The runs that the parameters ask for. An earlier session of the search may have asked for more of each.
+    """Runs that the current parameters ask for; an earlier session of the search may have asked for more of
+    each.
 
-    studies: their names.
+    Args:
+        params: All parameters.
+        space: The search space.
+        journal: The search's journal.
+        studies: Names of the studies.
     """
 
     def __init__(self, params: Params, space: SearchSpace, journal: Journal, studies: Iterable[str]) -> None:
@@ -22,7 +27,7 @@ class RequestedRuns:
         self._studies, self._max_trials = tuple(studies), max_trials(params, space)
 
     def includes(self, record: TrialRecord) -> bool:
-        """Whether a record of a study, or a control, is asked for."""
+        """Returns whether the parameters ask for a trial of a study or a control; False for a confirmation."""
         if record.role == CONFIRMATION:
             return False
         if record.study is None:
@@ -30,13 +35,13 @@ class RequestedRuns:
         return record.study in self._studies and (record.number or 0) < self._max_trials
 
     def trials(self) -> list[TrialRecord]:
-        """Controls, and the first trials of every study, in this order."""
+        """Returns controls, and the first trials of every study, in this order."""
         records = [record for record in self._journal.trials.values() if self.includes(record)]
         order = {CONTROL: 0, METHOD: 1, CONTROL_STUDY: 2}
         return sorted(records, key=lambda r: (order[r.study or r.role], -1 if r.number is None else r.number))
 
     def new_controls(self) -> list[TrialRecord]:
-        """The controls that have not been started."""
+        """Returns the controls that have not been started."""
         controls = self._space.controls.items()
         return [
             TrialRecord(name, None, dict(values), role=CONTROL)
@@ -45,7 +50,7 @@ class RequestedRuns:
         ]
 
     def control_runs(self) -> list[TrialRecord]:
-        """The runs of controls with further seeds."""
+        """Returns the runs of controls with further seeds."""
         runs = []
         for name, seeds in control_seeds(self._params, self._space).items():
             control = TrialRecord(name, None, dict(self._space.controls[name]), role=CONTROL)
@@ -53,7 +58,7 @@ class RequestedRuns:
         return runs
 
     def candidate_runs(self) -> list[TrialRecord]:
-        """The runs of the best configurations with further seeds, by what is known now."""
+        """Returns the runs of the best configurations with further seeds, by the results so far."""
         seeds, tried = self._params.search.confirm.seeds, self.trials()
         runs = []
         for study in self._studies:
@@ -63,6 +68,6 @@ class RequestedRuns:
         return runs
 
     def max_candidate_runs(self) -> int:
-        """How many runs of the best configurations there are at most, if no further trial starts."""
+        """Returns the largest number of confirmations of the best configurations if no further trial starts."""
         confirm, tried = self._params.search.confirm, [record.study for record in self.trials()]
         return sum(min(confirm.top, tried.count(study)) * confirm.seeds for study in self._studies)

@@ -1,4 +1,4 @@
-"""How many runs and epochs the parameters ask for at most: controls, trials of every study, confirmations."""
+"""Upper limits on the runs and epochs of a search: controls, trials of every study, confirmations."""
 
 from pipeline.config import Params
 from pipeline.tune.budget import full_epochs
@@ -9,13 +9,30 @@ from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 
 def budget_epochs(params: Params) -> int | None:
-    """Epochs that `search.budget.full_trainings` allows controls, trials and confirmations together; None without."""
+    """Returns the epochs that `search.budget.full_trainings` allows for controls, trials and confirmations
+    together.
+
+    Args:
+        params: All parameters.
+
+    Returns:
+        The epochs; None without such a budget.
+    """
     return full_epochs(params.search.budget.full_trainings, params.train.epochs)
 
 
 def study_allowance(params: Params, space: SearchSpace) -> int | None:
-    """Epochs that the budget leaves to the trials of each study: in equal parts what controls, and confirmations at
-    most, do not take. None without such a budget.
+    """Returns the epochs that the budget leaves to the trials of each study.
+
+    The studies share, in equal parts, the epochs that controls and the largest number of confirmations do not
+    take.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+
+    Returns:
+        The epochs of each study; None without a budget of epochs.
     """
     budget = budget_epochs(params)
     if budget is None:
@@ -25,13 +42,27 @@ def study_allowance(params: Params, space: SearchSpace) -> int | None:
 
 
 def least_full_trainings(params: Params, space: SearchSpace) -> int:
-    """The smallest budget of a search: controls, confirmations at most, and one training in full of every study."""
+    """Returns the smallest budget of a search, in full trainings.
+
+    It pays for all controls, the largest number of confirmations, and one full training of every study.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     further = len(space.controls) * params.search.confirm.seeds + max_candidate_runs(params, space)
     return len(space.controls) + further + num_studies(params, space)
 
 
 def max_trials(params: Params, space: SearchSpace) -> int:
-    """Trials of a study at most: `search.trials`, and as many as the epochs of the budget take to the first rung."""
+    """Returns the largest number of trials of one study.
+
+    The limits are `search.trials` and the number of trials that the study's epochs take to the first rung.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     limits = [] if params.search.trials is None else [params.search.trials]
     if (epochs := study_allowance(params, space)) is not None:
         shortest = params.train.epochs if params.search.scheduler.name == "none" else first_rung(params, space)
@@ -40,14 +71,23 @@ def max_trials(params: Params, space: SearchSpace) -> int:
 
 
 def requested_trials(params: Params, space: SearchSpace) -> dict[str, int]:
-    """Trials by study at most, and no more than its space has configurations, since none is tried twice."""
+    """Returns the number of trials by study.
+
+    A study has no more trials than its space has configurations, since no configuration is proposed twice.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     most = max_trials(params, space)
     return {name: min(most, of.size() or most) for name, of in _spaces(params, space).items()}
 
 
 def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
-    """Further seeds by control. A control that has nothing to tune gets its budget in seeds: as many as there are
-    trials, or half of the epochs that are left to both.
+    """Returns the number of further seeds by control.
+
+    If `search.compare` is `same_budget` and the control has nothing to tune, it gets its budget in seeds: as
+    many as there are trials, or half of the epochs left to both.
     """
     search = params.search
     seeds = dict.fromkeys(space.controls, search.confirm.seeds)
@@ -61,7 +101,7 @@ def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
 
 
 def max_candidate_runs(params: Params, space: SearchSpace) -> int:
-    """How many confirmations of the best configurations there are at most."""
+    """Returns the largest number of confirmations of the best configurations."""
     confirm = params.search.confirm
     tried = (
         min(params.search.trials or confirm.top, of.size() or confirm.top) for of in _spaces(params, space).values()
@@ -70,16 +110,26 @@ def max_candidate_runs(params: Params, space: SearchSpace) -> int:
 
 
 def max_confirmation_runs(params: Params, space: SearchSpace) -> int:
-    """How many confirmations there are at most."""
+    """Returns the largest number of confirmations, those of controls included.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     return sum(control_seeds(params, space).values()) + max_candidate_runs(params, space)
 
 
 def max_runs(params: Params, space: SearchSpace) -> int:
-    """How many runs a search has at most: trials, controls and confirmations."""
+    """Returns the largest number of runs of a search: trials, controls and confirmations.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     return len(space.controls) + sum(requested_trials(params, space).values()) + max_confirmation_runs(params, space)
 
 
 def _spaces(params: Params, space: SearchSpace) -> dict[str, SearchSpace]:
-    """The space of each study."""
+    """Returns the space of each study."""
     own = {CONTROL_STUDY: space.recipe()} if num_studies(params, space) == 2 else {}
     return {METHOD: space, **own}

@@ -1,4 +1,4 @@
-"""Whether a run may start: by `search.budget`, what has been spent, and what is promised."""
+"""Decisions on whether a run may start, by `search.budget`, the amount spent and the amount promised."""
 
 from collections.abc import Iterable
 
@@ -12,9 +12,15 @@ from pipeline.tune.study_trials import Step, StudyTrials
 
 
 class SearchLimits:
-    """The limits of a search, and what counts against them.
+    """Limits of a search, and everything that counts against them.
 
-    gpus, max_concurrent: of a trial, and trials together. best: of the method's study.
+    Args:
+        params: All parameters.
+        space: The search space.
+        history: The search's history, which the journal updates.
+        best: Best trial so far of the method's study.
+        gpus: GPUs of one trial; may be a fraction.
+        max_concurrent: Number of trials at the same time.
     """
 
     def __init__(
@@ -45,15 +51,18 @@ class SearchLimits:
         confirmations: int,
         candidates_chosen: bool,
     ) -> str | None:
-        """Why a trial may not start or go on, by the parameter's name and in words; None if it may.
+        """Returns why a trial may not start or go on.
 
         Args:
-            step: What its study does next.
-            trials: Of this study.
-            everyone: Those of all studies.
-            pending: Epochs that others may still train until they are held or have ended.
-            confirmations: That wait to be run.
-            candidates_chosen: Whether those of the best configurations are among them.
+            step: The study's next step.
+            trials: Trials of this study.
+            everyone: Trials of all studies.
+            pending: Epochs that other runs may still train until they are paused or have ended.
+            confirmations: Number of confirmations in the queue.
+            candidates_chosen: Whether confirmations of the best configurations are among these.
+
+        Returns:
+            The reason, by the parameter's name and in words; None if the trial may start.
         """
         reserve = trials.reserve(step.until)
         others = sum(each.reserve(0) for each in everyone if each is not trials and not each.over)
@@ -67,10 +76,21 @@ class SearchLimits:
         return f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent, the rest promised"
 
     def refuse_epochs(self, further: int, *, pending: int) -> str | None:
-        """Why so many epochs may not be trained that were set aside beforehand; None if they may."""
+        """Returns why epochs that the budget has reserved may not be trained after all; None if they may.
+
+        Only the limits on time and cost count here.
+        """
         return exhausted_limit(self._hard, self._state(further, pending=pending))
 
     def _state(self, further: int, *, pending: int, reserved: int = 0, runs: int = 0) -> BudgetState:
+        """Returns the state of the search for a check of the budget.
+
+        Args:
+            further: Epochs that are to start now.
+            pending: Epochs left in running trials.
+            reserved: Epochs that must remain so that trials can run in full.
+            runs: Full runs still required afterwards.
+        """
         history = self._history
         return BudgetState(
             seconds=history.seconds,
@@ -89,7 +109,13 @@ class SearchLimits:
 
 
 def pending_epochs(records: Iterable[TrialRecord], trials: dict[str, StudyTrials], epochs: int) -> int:
-    """Epochs that runs may still train until they are held or have ended. epochs: of a whole run."""
+    """Returns the epochs that runs may still train until they are paused or have ended.
+
+    Args:
+        records: The runs.
+        trials: Trials of each study, by its name.
+        epochs: Epochs of a full run.
+    """
     return sum(
         epochs - record.last_epoch if record.study is None else trials[record.study].pending(record)
         for record in records

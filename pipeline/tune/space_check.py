@@ -1,4 +1,4 @@
-"""What a search-space file may say of a parameter and of a control: every mistake in a line."""
+"""Checks of a search-space file's parameters and controls: each mistake is one line of text."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,14 +22,24 @@ NOT_SEARCHABLE = {
 _RANGE_KEYS = {"low", "high", "log", "step", "prior"}
 KEYS = {"float": _RANGE_KEYS, "int": _RANGE_KEYS, "categorical": {"choices", "prior"}}
 ALL_CHECKED = 1000
-"""A range of whole numbers up to this long is checked number by number; of longer ones the ends and the middle."""
+"""Largest size of a range of whole numbers that is checked number by number; for larger ones, the ends and the
+middle.
+"""
 MOST_STEPS = 1_000_000
-"""What has more steps is searched as well without any, and Optuna cannot count them all."""
+"""Largest number of steps. A finer range can be searched without steps as well, and Optuna cannot count its
+steps.
+"""
 CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 def dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
-    """What is wrong with a dimension, in words; nothing if it can be searched."""
+    """Returns the mistakes of a dimension in words; an empty list if it can be searched.
+
+    Args:
+        path: The parameter's dotted path.
+        dimension: The file's entry; may be anything that YAML can hold.
+        params: All parameters, with which values are checked.
+    """
     if path not in parameters():
         return [unknown_parameter(path)]
     if not path.startswith(SEARCHABLE):
@@ -51,6 +61,13 @@ def dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
 
 
 def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str]:
+    """Returns the mistakes of a range of numbers in words.
+
+    Args:
+        path: The parameter's dotted path.
+        dimension: The dimension, of type `float` or `int`.
+        params: All parameters, with which values are checked.
+    """
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
@@ -65,7 +82,7 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
     if log and low <= 0:
         return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
     if step is not None:
-        # 0.3 - 0.1 is a little less than 0.2; what steps do not end at is told below.
+        # The tolerance is for rounding: 0.3 - 0.1 is a little less than 0.2. That steps end at `high` is checked below.
         fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= (high - low) * (1 + 1e-9)
         fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
@@ -82,10 +99,18 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
 
 
 def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[str]:
+    """Returns the mistakes of a categorical dimension in words.
+
+    Args:
+        path: The parameter's dotted path.
+        dimension: The dimension.
+        params: All parameters, with which values are checked.
+    """
     choices = dimension.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
         return [f"choices: given {format_value(choices)}; needed: a list of at least two values"]
-    # What is no value of the parameter may also be nothing that can be compared, such as a list that holds itself.
+    # Values are checked before choices are compared: an invalid one may not be comparable, such as a list that contains
+    # itself.
     hint = IN_LISTS if _may_be_split(path, choices) else ""
     problems = [f"{problem}{hint}" for problem in _value_problems(path, choices, params)]
     if not problems and len({choice_label(choice) for choice in choices}) < len(choices):
@@ -96,14 +121,22 @@ def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[st
 
 
 def _may_be_split(path: str, choices: Sequence[Any]) -> bool:
-    """Whether decimal commas may have made these choices: whole numbers, of a parameter that takes others."""
+    """Returns whether decimal commas may have split these choices: whole numbers, for a parameter that takes
+    fractions.
+    """
     annotation = parameters()[path].annotation
     takes_fractions = float in (annotation, *get_args(annotation))
     return takes_fractions and all(isinstance(each, int) and not isinstance(each, bool) for each in choices)
 
 
 def control_problems(name: Any, values: Any, params: Params) -> list[str]:
-    """What is wrong with a control, in words."""
+    """Returns the mistakes of a control in words; an empty list if there are none.
+
+    Args:
+        name: The control's name; may be anything that YAML can hold.
+        values: The file's entry; may be anything that YAML can hold.
+        params: All parameters, with which values are checked.
+    """
     if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
         return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
     if not isinstance(values, dict):
@@ -121,11 +154,18 @@ def control_problems(name: Any, values: Any, params: Params) -> list[str]:
 
 
 def _value_problems(path: str, values: Iterable[Any], params: Params) -> list[str]:
+    """Returns the mistakes of several values of one parameter, each mistake once, at most two.
+
+    Args:
+        path: The parameter's dotted path.
+        values: The values, in order.
+        params: All parameters, with which values are checked.
+    """
     problems: dict[str, None] = {}
     for value in values:
         try:
             params.with_values({path: value}, where="")
         except UserError as error:
             problems |= dict.fromkeys(line.removeprefix(": ") for line in str(error).splitlines())
-    # Of a range that is wrong throughout, the two ends say it.
+    # If a whole range is wrong, the mistakes at its two ends are enough.
     return list(problems) if len(problems) <= 2 else [next(iter(problems)), list(problems)[-1]]

@@ -1,4 +1,4 @@
-"""The trials of one study while a search runs: which of them wait, which goes on next, and what they may spend."""
+"""Trials of one study while a search runs: which of them wait, which goes on next, and how much they may spend."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,12 @@ from pipeline.tune.study.study import EMPTY_SHARE
 
 @dataclass(frozen=True)
 class Step:
-    """What a study does next.
+    """Next step of a study.
 
-    record: the trial that goes on, None to propose one. until: the epoch after which it may be held again. further: the
-    epochs that it may train until then.
+    Attributes:
+        record: The trial that goes on; None to propose a new one.
+        until: Epoch after which the trial may be paused again.
+        further: Epochs that the trial may train until then.
     """
 
     record: TrialRecord | None
@@ -26,13 +28,25 @@ class Step:
 
 
 class StudyTrials:
-    """The trials of a study that have been started and have not ended.
+    """Trials of a study.
 
-    paused: by the scheduler, at a rung. held: those that the scheduler lets go on from a rung, and that wait for room
-    in the budget. open: the ids of those that neither wait nor have ended. ended_paused: those that had waited until
-    the end. completed: whether any has run in full. named: whether any of those may be named the best. over: whether a
-    limit lets none go on, and none be proposed. allowance: the epochs that they may spend. best: of those that have
-    ended.
+    Args:
+        study: The study with its scheduler.
+        params: All parameters.
+        objectives: Objectives and constraints.
+        max_trials: Largest number of trials.
+        allowance: Epochs that the trials may spend; None for no limit.
+
+    Attributes:
+        paused: Trials that the scheduler has paused at a rung, by id.
+        held: Trials that the scheduler lets go on from a rung, and that wait for room in the budget, by id.
+        open: Ids of trials that have started, do not wait, and have not ended.
+        ended_paused: Trials that waited until the search ended, by id.
+        completed: Whether any trial has run in full.
+        named: Whether any trial that ran in full may be named the best.
+        over: Whether a limit lets no trial go on, and no new one be proposed.
+        allowance: Epochs that the trials may spend and have spent.
+        best: Best trial among those that have ended.
     """
 
     def __init__(
@@ -56,65 +70,75 @@ class StudyTrials:
 
     @property
     def num_to_propose(self) -> int:
+        """Number of trials still to be proposed."""
         return self.study.adapter.num_to_propose(self._max_trials)
 
     @property
     def max_starts(self) -> int:
-        """How often trials may still be handed out: each once, and again after every pause."""
+        """Largest number of starts still to come: each trial starts once, and again after every pause."""
         trials = self.num_to_propose + len(self.open) + len(self.paused) + len(self.held)
         return trials * (len(self._rungs) + 1)
 
     @property
     def may_go_on(self) -> bool:
-        """Whether anything is left that a request to stop would keep from starting."""
+        """True if anything is left that a request to stop would prevent from starting."""
         waiting = bool(self.paused or self.held or (self._rungs and self.open))
         return waiting or self.num_to_propose > 0
 
     @property
     def waiting(self) -> list[TrialRecord]:
-        """Those that are paused or held, in the order of their numbers."""
+        """Trials that are paused or held, in the order of their numbers."""
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
 
     def prospects(self) -> list[tuple[float, str]]:
-        """Of those with a checkpoint that wait, or did until the end, how far each is from going on, and its id."""
+        """Returns (distance from going on, id) of each trial that waits, or waited until the end, and has a
+        checkpoint.
+        """
         waiting = [*self.paused.values(), *self.held.values(), *self.ended_paused.values()]
         stored = [record.id for record in waiting if record.checkpoint and not record.dropped]
         return [(self.study.scheduler.prospects(name), name) for name in stored]
 
     def may_wait(self, record: TrialRecord) -> bool:
-        """Whether a trial waits, or did until the end."""
+        """Returns whether a trial waits, or waited until the end."""
         return any(record.id in records for records in (self.paused, self.held, self.ended_paused))
 
     def is_rung(self, epoch: int) -> bool:
-        """Whether a trial may be held after an epoch."""
+        """Returns whether a trial may be paused after an epoch."""
         return epoch in self._rungs
 
     def until(self, epoch: int) -> int:
-        """How far a trial goes on after an epoch before it may be held."""
+        """Returns the epoch to which a trial goes on after an epoch: the next rung, or the last epoch."""
         return next((rung for rung in self._rungs if rung > epoch), self._epochs)
 
     def replay(self, record: TrialRecord, epoch: int) -> Decision:
-        """Take in a report of the journal, or, of an epoch below 0, that a trial went on which was paused after it."""
+        """Replays a report of the journal.
+
+        A negative epoch means that the trial was paused after that epoch and has gone on.
+        """
         if epoch < 0:
             self.study.scheduler.resume(record.id)
             return Decision.CONTINUE
         return self.report(record, epoch)
 
     def report(self, record: TrialRecord, epoch: int) -> Decision:
-        """Take in a report; what the scheduler would have become of the trial."""
+        """Passes a report to the study and the scheduler, and returns the scheduler's decision."""
         metrics = record.epochs[epoch]
         self.study.adapter.report(record.number or 0, epoch, metrics[self._objectives.first], metrics)
         return self.study.scheduler.report(record.id, epoch, self._objectives.gains(metrics))
 
     def has_ended(self, record: TrialRecord, decision: Decision | None) -> bool:
-        """Whether a trial of an earlier session has ended for good, by the word on its last report. One that waited
-        until the end waits again: more may be spent now.
+        """Returns whether a trial of an earlier session has ended for good, by the decision on its last report.
+
+        A trial that waited until the end of that session waits again, since this session may have a larger
+        budget.
         """
         waits = self.is_rung(record.last_epoch) and decision in (Decision.PAUSE, Decision.CONTINUE)
         return record.state is not None and not (waits and record.state == PRUNED)
 
     def start(self, record: TrialRecord, further: int) -> None:
-        """A trial that was proposed, or waited, runs from now on, for so many epochs until it may be held."""
+        """Records that a trial, new or resumed from a rung, runs for this many further epochs until it may be
+        paused.
+        """
         self.open.add(record.id)
         self.allowance.promise(record.id, self.allowance.promised(record.id) + further)
         if self._pop_waiting(record):
@@ -123,12 +147,12 @@ class StudyTrials:
             self.best.resume(record.number or 0)
 
     def go_on(self, record: TrialRecord) -> None:
-        """A trial of an earlier session, or one at a rung, runs until it may be held."""
+        """Records that a trial of an earlier session, or one at a rung, runs until it may be paused."""
         self.open.add(record.id)
         self.promise(record, self.until(record.last_epoch))
 
     def wait(self, record: TrialRecord, *, held: bool) -> None:
-        """A trial waits at a rung from now on."""
+        """Records that a trial waits at a rung, `held` or paused."""
         self.open.discard(record.id)
         (self.held if held else self.paused)[record.id] = record
         self.promise(record, record.last_epoch)
@@ -136,7 +160,7 @@ class StudyTrials:
         self.best.pause(record.number or 0)
 
     def end(self, record: TrialRecord) -> None:
-        """A trial has ended."""
+        """Records that a trial has ended."""
         assert record.state is not None
         if self._pop_waiting(record):
             self.ended_paused[record.id] = record
@@ -160,19 +184,23 @@ class StudyTrials:
         return any(waiting.pop(record.id, None) is not None for waiting in (self.paused, self.held))
 
     def promise(self, record: TrialRecord, until: int) -> None:
-        """A trial may come to an epoch, or stays there."""
+        """Promises a trial the epochs up to an epoch, or records that it stays there."""
         self.allowance.promise(record.id, until + record.repeated)
 
     def is_promised(self, record: TrialRecord, until: int) -> bool:
-        """Whether a trial may come to an epoch already, as one may that begins again."""
+        """Returns whether a trial has been promised the epochs up to an epoch, as one that begins again may
+        have been.
+        """
         return self.allowance.promised(record.id) >= until + record.repeated
 
     def pending(self, record: TrialRecord) -> int:
-        """Epochs that a trial may still train before it is held."""
+        """Returns the epochs that a trial may still train before it is paused."""
         return max(0, self.allowance.promised(record.id) - record.last_epoch - record.repeated)
 
     def next_step(self) -> Step | None:
-        """What the scheduler and the sampler would do next, whatever it costs; None while there is nothing."""
+        """Returns the next step by the scheduler and the sampler, whatever it costs; None if there is nothing
+        to do.
+        """
         if self.over:
             return None
         if self.held:
@@ -182,8 +210,11 @@ class StudyTrials:
         return Step(None, self.until(0), self.until(0)) if self.num_to_propose else None
 
     def last_resort(self) -> Step | None:
-        """The best trial that waits goes on, if none has run in full and none is about to; or, if what has run in full
-        breaks a constraint, the best one that breaks none so far.
+        """Returns a step for the best trial that waits, if no trial that ran in full may be named the best;
+        else None.
+
+        There is no such step while any trial is running. If trials have run in full but break a constraint,
+        only trials that break none so far count.
         """
         if self.named or self.open:
             return None
@@ -196,7 +227,12 @@ class StudyTrials:
         return self._resumed(max(found, key=lambda record: record.last_epoch)) if found else None
 
     def reserve(self, until: int) -> int:
-        """Epochs that must be left for a trial to run in full, if one starts now that goes on until an epoch."""
+        """Returns the epochs that must remain for one trial to run in full, if a trial starts now that runs
+        until an epoch.
+
+        Returns:
+            0 if a trial has run in full, or is about to; else the epochs of a full run.
+        """
         return 0 if self.completed or until >= self._epochs or any(map(self._runs_in_full, self.open)) else self._epochs
 
     def _runs_in_full(self, name: str) -> bool:

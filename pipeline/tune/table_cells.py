@@ -1,7 +1,8 @@
-"""Values in the cells of a table: written so that no two look the same, read from what spreadsheets make of them.
+"""Values in the cells of a table: no two values are written alike, and values changed by spreadsheets are
+understood.
 
-A choice is written as Python shows it, null as an empty cell; where two choices of a parameter would look the same so
-(null and an empty text, 1 and the text 1), all of them as JSON.
+A choice is written as Python prints it, and null as an empty cell. If two choices of a parameter would look
+alike that way (null and an empty text, 1 and the text 1), all of its choices are written as JSON.
 """
 
 import json
@@ -14,11 +15,16 @@ from pipeline.errors import UserError
 from pipeline.tune.dimension import Dimension
 
 Row = Mapping[str, Any]
-"""A row of a table, by its columns."""
+"""Row of a table, by column."""
 
 
 def format_cell(value: Any, dimension: Dimension | None = None) -> Any:
-    """A value as a cell has it. dimension: of the space, where the value is one of it."""
+    """Returns a value as it is written in a cell.
+
+    Args:
+        value: The value.
+        dimension: Dimension of the space that the value belongs to; None if it belongs to none.
+    """
     choices = [] if dimension is None else dimension.get("choices", [])
     if any(_same(value, choice) for choice in choices) and len(set(map(_plain, choices))) < len(choices):
         return json.dumps(value, sort_keys=True)
@@ -26,7 +32,9 @@ def format_cell(value: Any, dimension: Dimension | None = None) -> Any:
 
 
 def parse_cell(text: str, dimension: Dimension) -> Any:
-    """The inverse of `format_cell`, for a dimension's cell; the text itself where it is no value of its kind."""
+    """Returns the inverse of `format_cell` for a dimension's cell; the text itself if it is no value of the
+    dimension's type.
+    """
     if "choices" in dimension:
         return _choice(text, dimension)
     try:
@@ -39,7 +47,7 @@ def parse_cell(text: str, dimension: Dimension) -> Any:
         return text
     if dimension["type"] == "float":
         return float(value)
-    # A column of whole numbers with a gap in it comes back from spreadsheets and pandas as 8.0.
+    # Spreadsheets and pandas write a column of whole numbers with an empty cell as decimals, such as 8.0.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,4 +1,4 @@
-"""What a search or retraining is given: its task and its resources. Imports no Ray."""
+"""Input of a search or retraining: its task and its resources. Imports no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,16 @@ from pipeline.tune.space import SearchSpace
 
 @dataclass(frozen=True)
 class Resources:
-    """cpus, gpus: of one worker. max_concurrent: workers together. machine_cpus, machine_gpus: what Ray may use.
+    """Resources of a search or retraining.
 
-    address: of the cluster that runs them, None for this machine alone. nodes: how many it had when it was asked.
+    Attributes:
+        cpus: CPUs of one worker.
+        gpus: GPUs of one worker; may be a fraction.
+        max_concurrent: Number of workers at the same time.
+        machine_cpus: CPUs that Ray may use.
+        machine_gpus: GPUs that Ray may use.
+        address: Address of the cluster; None for this machine alone.
+        nodes: Number of nodes that the cluster had when it was inspected.
     """
 
     cpus: int
@@ -28,12 +35,18 @@ class Resources:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that is needed to place training runs on this machine or on a cluster: a search's trials, or
-    retraining runs. folder: their state. prepared, split: the data; other_splits: where some runs are of another split.
-    resources: of each.
+    """Everything needed to place training runs on this machine or on a cluster: trials of a search, or
+    retraining runs.
 
-    header: as in a search's journal; its `code` names the users' own methods. weights: what each specification of
-    pretrained weights was resolved to.
+    Attributes:
+        params: All parameters.
+        folder: State directory of the runs.
+        prepared: Directory of the prepared set.
+        split: The split's file.
+        resources: Resources of the runs.
+        header: Header as in a search's journal; its `code` names the user's own methods.
+        weights: Resolved pretrained weights, by specification.
+        other_splits: Files of further splits, if some runs use another one.
     """
 
     params: Params
@@ -48,11 +61,17 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchTask(RunSpec):
-    """A search. fingerprint: also the name of its folder. asked: the parameters as they were read, without what the
-    data decide (`search.choose.then: auto`).
+    """Task of a search.
 
-    header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
-    guide_seconds: that guides have taken before the trials, and those of them on a GPU.
+    The header is the first entry of the journal: the content that makes up the fingerprint, and the code and
+    versions that run the search.
+
+    Attributes:
+        space: The search space.
+        fingerprint: The search's fingerprint, which is also the name of its state directory.
+        asked: The parameters as they were read, without the values that the data decide (`search.choose.then:
+            auto`).
+        guide_seconds: Seconds that guides trained before the trials, and the GPU-seconds among these.
     """
 
     space: SearchSpace

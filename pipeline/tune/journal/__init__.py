@@ -1,1 +1,1 @@
-"""The journal: the append-only record of every event of a search, from which it resumes."""
+"""Journal: the append-only record of every event of a search, from which it resumes."""

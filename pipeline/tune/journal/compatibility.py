@@ -1,4 +1,6 @@
-"""Checks whether a search may go on: compares what its journal began with and what runs it now."""
+"""Checks of whether a search may be resumed: compares the header of its journal with the current code and
+content.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,14 +11,21 @@ from pipeline.errors import UserError
 from pipeline.tune.journal.records import Header, SearchHistory
 
 SUPERSEDED = "superseded"
-"""A file of this name in a search's folder says that its user wants a new one of the same kind."""
+"""Name of a file in a search's state directory, which says that the user wants a new search of the same kind
+instead.
+"""
 
 
 def check_same_code(history: SearchHistory, header: Header, folder: Path) -> None:
-    """Refuse to go on with a search that other code, or other versions of libraries, began, until its user says so.
+    """Raises an error if other code or library versions began the search, until its user accepts the change.
+
+    Args:
+        history: The search's history.
+        header: Header that the current code would write.
+        folder: The search's state directory, for messages.
 
     Raises:
-        UserError: it says what has changed and how to decide.
+        UserError: the code has changed; the message names the changes and how to decide.
     """
     changed = changed_code(history, header)
     if changed and any(trial.epochs for trial in history.trials.values()):
@@ -29,7 +38,13 @@ def check_same_code(history: SearchHistory, header: Header, folder: Path) -> Non
 
 
 def changed_code(history: SearchHistory, header: Header) -> list[str]:
-    """Files and packages that differ from those which the search was begun with, or that its user accepted last."""
+    """Returns the files and packages that differ from those that began the search, or that its user accepted
+    last.
+
+    Args:
+        history: The search's history.
+        header: Header that the current code would write.
+    """
     known = history.accepted or history.header
     return [
         *_changed(known.get("code", {}), header.get("code", {}), "{0}"),
@@ -38,14 +53,26 @@ def changed_code(history: SearchHistory, header: Header) -> list[str]:
 
 
 def changed_content(before: Content, now: Content) -> list[str]:
-    """What differs between the deciding contents of two searches, by dotted path, with both values where short.
+    """Returns the differences between the fingerprint contents of two searches, by dotted path, with both
+    values where short.
 
-    A section that only one of them has, such as a parameter of the space, is named whole.
+    A section that only one of them has, such as a parameter of the space, is named as a whole.
+
+    Args:
+        before: The earlier content.
+        now: The current content.
     """
     return list(_differing(before, now, ""))
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str], said: str) -> list[str]:
+    """Returns the differences of two mappings, one text each.
+
+    Args:
+        before: The earlier mapping.
+        now: The current mapping.
+        said: Format of a difference, with the name, the earlier and the current value.
+    """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [said.format(name, _short(before.get(name, "none")), _short(now.get(name, "none"))) for name in names]
 
@@ -56,6 +83,13 @@ def _short(value: Any) -> str:
 
 
 def _differing(before: Content, now: Content, prefix: str) -> Iterator[str]:
+    """Yields the differences of two contents, one text each.
+
+    Args:
+        before: The earlier content.
+        now: The current content.
+        prefix: Dotted path of both contents, with a dot at its end; empty at the top.
+    """
     for key in {**before, **now}:
         path, was, is_now = f"{prefix}{key}", before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(is_now, Mapping):

@@ -1,10 +1,11 @@
-"""What each validation image counts for in a trial's first objective at an epoch, beside the journal.
+"""Scores of the validation images in each trial's first objective, in a file beside the journal.
 
-Differences between configurations are judged image by image, and their values alone do not say on which images two
-networks differ. Of accuracy it is whether an image was right, a bit an image; of another metric its pseudo-value
-(`pipeline.score.metrics.jackknife`), four bytes an image. A journal that a person may read has no room for it, so it
-stands in a file of its own, one JSON object a line. A line is on disk before the journal has the epoch that it belongs
-to; the first of an epoch stays, as the journal's does, and what a crash has torn is dropped.
+Differences between configurations are judged image by image, and the trials' values alone do not show on which
+images two networks differ. For accuracy, a score says whether the image was classified correctly, one bit an
+image. For another metric it is the image's pseudo-value (`pipeline.score.metrics.jackknife`), four bytes an
+image. The journal is meant to be readable, so the scores have a file of their own, one JSON object a line. A
+line is on disk before the journal has the epoch that it belongs to. The first line of an epoch counts, as in
+the journal, and a line torn by a crash is dropped.
 """
 
 import base64
@@ -19,16 +20,19 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.tune.journal.records import whole_lines
 
 SCORES = "image_scores.jsonl"
-"""Its name in a search's folder."""
+"""Name of the file in a search's state directory."""
 EARLIER = "correct.jsonl"
-"""Its name in the folder of a search that an earlier version began, which goes on under it."""
+"""Name of the file in the state directory of a search that an earlier version began; such a search continues
+with it.
+"""
 _FLOATS = "float32:"
 
 Scores = NDArray[np.bool_] | NDArray[np.float32]
+"""Scores of the images, (N,) in the order of their ids."""
 
 
 def pack_scores(scores: ArrayLike) -> str:
-    """Write the scores of the images, (N,) bool or numbers in the order of their ids, as text."""
+    """Returns the scores of the images, (N,) bool or numbers in the order of their ids, as text."""
     found = np.asarray(scores)
     if found.dtype == np.bool_:
         return f"{len(found)}:{base64.b64encode(np.packbits(found).tobytes()).decode()}"
@@ -36,10 +40,10 @@ def pack_scores(scores: ArrayLike) -> str:
 
 
 def unpack_scores(text: str) -> Scores:
-    """Read what `pack_scores` has written.
+    """Returns the scores of a text of `pack_scores`.
 
     Raises:
-        ValueError: it is not whole.
+        ValueError: the text is not complete.
     """
     floats = text.startswith(_FLOATS)
     number, _, content = text.removeprefix(_FLOATS).partition(":")
@@ -56,10 +60,10 @@ def unpack_scores(text: str) -> Scores:
 
 
 class ImageScores:
-    """What is known of each trial's epochs.
+    """Scores of the images by trial and epoch.
 
     Args:
-        path: The file to append to; None to keep it in memory alone.
+        path: The file to append to; None to store them in memory only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -67,7 +71,13 @@ class ImageScores:
         self._path = path
 
     def add(self, trial: str, epoch: int, packed: str) -> None:
-        """Write one epoch down, unless there is one already. packed: as `pack_scores` gives it."""
+        """Stores the scores of one epoch, unless there are some already.
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            packed: The scores, as text of `pack_scores`.
+        """
         if (trial, epoch) in self._packed:
             return
         if self._path is not None:
@@ -78,19 +88,23 @@ class ImageScores:
         self._packed[trial, epoch] = packed
 
     def at(self, trial: str, epoch: int) -> Scores | None:
-        """The scores of a trial's images at an epoch, (N,); None where they were not written down."""
+        """Returns the scores of a trial's images at an epoch, (N,); None if they were not stored."""
         packed = self._packed.get((trial, epoch))
         return None if packed is None else unpack_scores(packed)
 
 
 def scores_path(folder: Path) -> Path:
-    """The file of a search's folder, whether or not it is there yet."""
+    """Returns the path of the file in a search's state directory, whether or not it exists yet."""
     earlier = folder / EARLIER
     return earlier if earlier.exists() else folder / SCORES
 
 
 def read_scores(folder: Path) -> ImageScores:
-    """What a search's folder holds, to be read alone."""
+    """Reads the scores of a search, without changing its file.
+
+    Args:
+        folder: The search's state directory.
+    """
     found = ImageScores()
     for (trial, epoch), packed in _read(scores_path(folder)):
         found.add(trial, epoch, packed)
@@ -98,7 +112,12 @@ def read_scores(folder: Path) -> ImageScores:
 
 
 def _read(path: Path, *, repair: bool = False) -> Iterator[tuple[tuple[str, int], str]]:
-    """The lines that are whole. repair: cut a torn last one off the file."""
+    """Yields the complete lines as ((trial, epoch), packed scores).
+
+    Args:
+        path: The file.
+        repair: Whether to cut a torn last line off the file.
+    """
     found: dict[tuple[str, int], str] = {}
     for line in whole_lines(path, repair=repair):
         try:

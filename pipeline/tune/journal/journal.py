@@ -1,6 +1,6 @@
-"""The journal of a search: an append-only record of every trial's life, and the truth that resuming is built on.
+"""Journal of a search: the append-only record of every trial's events, from which a search is resumed.
 
-One writer holds its lock. What its lines say is in `pipeline.tune.journal.records`.
+Its one writer holds a lock. `pipeline.tune.journal.records` describes its lines.
 """
 
 import json
@@ -19,13 +19,20 @@ from pipeline.tune.journal.records import FORMAT, Event, Header, TrialRecord, re
 
 
 class Journal:
-    """A journal opened for writing. history: what it holds, kept up to date. scores: what each validation image
-    counts for.
+    """Journal opened for writing.
 
-    header: what decides the search, for a new journal's first line. gpus: a trial's share of a GPU in this session.
+    Args:
+        path: The journal's file.
+        header: First line of a new journal, with the content of the fingerprint.
+        gpus: GPUs of one trial in this session; may be a fraction.
+
+    Attributes:
+        history: The journal's content, updated with every event.
+        scores: Scores of the validation images.
 
     Raises:
-        UserError: another process writes it, it belongs to another format, or a line in its middle is broken.
+        UserError: another process is writing the journal, it has another format, or a line in its middle is
+            broken.
     """
 
     def __init__(self, path: Path, header: Header, *, gpus: float = 0.0) -> None:
@@ -48,22 +55,22 @@ class Journal:
         return self.history.trials
 
     def start(self, trial: TrialRecord) -> TrialRecord:
-        """A trial that this search has not had before. Returns the record that the journal keeps of it."""
+        """Records the start of a trial that is new to this search, and returns the journal's record of it."""
         about = {"number": trial.number, "role": trial.role, "study": trial.study, "seed": trial.seed, "of": trial.of}
         self._record({"event": "started", "trial": trial.id, **about, "values": trial.values})
         return self.trials[trial.id]
 
     def pause(self, trial_id: str) -> None:
-        """A trial waits at a rung, and takes no worker."""
+        """Records that a trial waits at a rung and has no worker."""
         self._record({"event": "paused", "trial": trial_id})
 
     def drop(self, trial_id: str) -> None:
-        """The checkpoint of a paused trial is removed."""
+        """Records that the checkpoint of a paused trial is removed."""
         self._record({"event": "dropped", "trial": trial_id})
 
     def resume(self, trial_id: str) -> None:
-        """A trial goes on that was paused, or that an earlier session had begun, or has got the place that it waited
-        for.
+        """Records that a trial goes on after a pause, in a later session, or when it starts on the place that
+        it waited for.
         """
         self._record({"event": "resumed", "trial": trial_id})
 
@@ -76,8 +83,15 @@ class Journal:
         scores: str | None = None,
         usage: Mapping[str, float] | None = None,
     ) -> None:
-        """A finished epoch. scores: of the validation images, as `pack_scores` gives them, if they are known. usage: of
-        the machine, if it was measured.
+        """Records a finished epoch.
+
+        Args:
+            trial_id: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            metrics: The epoch's metrics by name.
+            node: The cluster's node that trained it; None on this machine.
+            scores: Packed scores of the validation images (`pack_scores`); None if not available.
+            usage: Usage of the machine by name; None if it was not measured.
         """
         if scores is not None:
             self.scores.add(trial_id, epoch, scores)
@@ -86,17 +100,24 @@ class Journal:
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | more)
 
     def measured(self, trial_id: str, metrics: Mapping[str, float]) -> None:
-        """What is known of a trial's network before it is trained."""
+        """Records metrics of a trial's network that were measured before training."""
         self._record({"event": "measured", "trial": trial_id, "metrics": dict(metrics)})
 
     def checkpoint(self, trial_id: str, path: str) -> None:
         self._record({"event": "checkpoint", "trial": trial_id, "path": path})
 
     def end(self, trial_id: str, state: str, reason: str | None = None) -> None:
+        """Records the end of a trial.
+
+        Args:
+            trial_id: The trial's id.
+            state: Its final state (see `pipeline.tune.journal.records`).
+            reason: Why it ended in this state, in words; None if there is nothing to say.
+        """
         self._record({"event": "ended", "trial": trial_id, "state": state, "reason": reason})
 
     def accept(self, code: Mapping[str, str], versions: Mapping[str, str]) -> None:
-        """Its user wants it to go on with this code and these versions."""
+        """Records that the user accepts this code and these versions for the rest of the search."""
         self._record({"event": "accepted", "code": dict(code), "versions": dict(versions)})
 
     def _record(self, event: Event) -> None:
@@ -118,14 +139,24 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Closes the journal.
+
+        Args:
+            kind: Type of an error in the block; None without one.
+            error: The error; None without one.
+            trace: Its traceback; None without one.
+        """
         self.close()
 
 
 def lock_journal(path: Path) -> FileLock:
-    """Become the one writer of a journal. The lock goes with the process.
+    """Returns the lock of a journal's one writer. The lock is released when the process ends.
+
+    Args:
+        path: The journal's file.
 
     Raises:
-        UserError: another process is.
+        UserError: another process has the lock.
     """
     held = f"{path}: another process is running this search. Wait for it, or end it, before starting again."
     return acquire_lock(path.with_suffix(".lock"), held)

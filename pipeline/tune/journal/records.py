@@ -1,15 +1,15 @@
-"""What the journal of a search says: the records of its trials, and how they are read.
+"""Records of a search's journal: records of its trials, and how they are read.
 
-One JSON object a line. A driver opens a *session*. A trial is *started*, reports each *epoch*, writes a *checkpoint*
-now and then, is *paused* at a rung, where its checkpoint may be *dropped*, is *resumed* from a pause or in later
-sessions, and has *ended* as complete (ran in full), pruned (stopped by the scheduler, or still paused at the end),
-failed, or infeasible (not trained, since it breaks a constraint). What is *measured* of its network beside its epochs
-(parameters, latency) comes before the first of them. Nothing else is needed to rebuild the study, the
-scheduler's rungs, the queue, the tracker and the account of what was spent. A last line that a crash has torn is
-dropped.
+The journal has one JSON object a line. A driver opens a *session*. A trial is *started*, reports each *epoch*,
+and writes a *checkpoint* now and then. It may be *paused* at a rung, where its checkpoint may be *dropped*, and
+is *resumed* after a pause or in a later session. It has *ended* as complete (ran in full), pruned (stopped by
+the scheduler, or still paused at the end), failed, or infeasible (not trained, since it breaks a constraint).
+Metrics of its network, such as parameters and latency, are *measured* before the first epoch. The study, the
+scheduler's rungs, the queue, the MLflow runs and the time spent can be rebuilt from these lines alone. A last
+line torn by a crash is dropped.
 
-Every line has `time`, the clock's, to be read by people, and `at`, seconds since its session began by a clock that
-never jumps, of which the account is made.
+Every line has `time`, the clock's time, for readers. It also has `at`, seconds since its session began by a
+monotonic clock, from which the time spent is computed.
 """
 
 import json
@@ -23,43 +23,58 @@ from pipeline.config import Content, Values
 from pipeline.errors import UserError
 
 FORMAT = 2
+"""Version of the journal's format."""
 
 JOURNAL = "journal.jsonl"
-"""A journal's name in a search's folder."""
+"""Name of the journal in a search's state directory."""
 STOP_FILE = "stop"
-"""A file of this name beside it asks the search to start no further trials, and to end with what it has."""
+"""Name of a file beside it that asks the search to start no further trials and end with its current results."""
 ASKED_TO_FINISH = "sar-search stop --finish"
-"""Why such a search has ended."""
+"""Reason given for the end of such a search."""
 
 COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasible"
+"""Final states of a trial."""
 
 VAL_ACCURACY = "val/accuracy"
-"""What a search is for unless `search.objectives` says otherwise; every trial has it."""
+"""Objective of a search unless `search.objectives` names others; every trial has it."""
 MIN_COMPLETED = 10
-"""Completed trials from which on figures over them (importances, rank correlations) say more than chance does."""
+"""Number of completed trials from which on statistics over them (importances, rank correlations) are more than
+chance.
+"""
 
 METHOD, CONTROL_STUDY = "search", "control_study"
-"""Studies: the method's own, and that of the control, if it has one."""
+"""Names of the studies: the method's own, and that of the control, if it has one."""
 
 TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
-"""Roles: proposed by a study; a configuration of the space to compare with; one of these again with another seed."""
+"""Roles: proposed by a study; a configuration of the space to compare with; one of these repeated with another
+seed.
+"""
 
 
 @dataclass
 class TrialRecord:
-    """One trial's life so far.
+    """Record of one trial so far.
 
-    id: `t0007`, the name of a control, or `t0007-seed1001`. number: its place in its study, None outside of one.
-    values: by dotted path. role: see above. study: the one that proposed it (see `pipeline.tune.study.studies`), else
-    None. seed: of its training, None for `base.seed`. of: the id whose configuration a confirmation repeats.
-
-    epochs: metrics by epoch, counted from 1. usage: of the machine, by epoch, of those in which it was measured.
-    checkpoint: the newest one's path. state: None while it has not ended.
-    busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
-    that it has reported from, in this order. measured: of its network, by the metric's name, before any epoch.
-
-    paused: at a rung, and not resumed since. dropped: its checkpoint, so that it would begin again. repeated: epochs
-    that are trained again because of that.
+    Attributes:
+        id: `t0007`, the name of a control, or `t0007-seed1001`.
+        number: Number in its study; None outside of a study.
+        values: Parameter values by dotted path.
+        epochs: Metrics by epoch, counted from 1.
+        checkpoint: Path of the newest checkpoint; None without one.
+        state: Final state; None while the trial has not ended.
+        reason: Why it ended in this state, in words; None if there is nothing to say.
+        role: `TRIAL`, `CONTROL` or `CONFIRMATION`.
+        study: Name of the study that proposed it (see `pipeline.tune.study.studies`); None outside of a study.
+        seed: Seed of its training; None for `base.seed`.
+        of: Id of the trial whose configuration a confirmation repeats; None for other roles.
+        busy_s: Seconds in which it occupied a worker.
+        gpu_s: The same seconds, times its share of a GPU.
+        nodes: Nodes of the cluster that it has reported from, in order.
+        measured: Metrics of its network by name, measured before the first epoch.
+        paused: Whether it is paused at a rung.
+        dropped: Whether its checkpoint was removed, so that it would begin again.
+        repeated: Epochs that are trained again because of that.
+        usage: Usage of the machine by epoch, for epochs in which it was measured.
     """
 
     id: str
@@ -88,34 +103,39 @@ class TrialRecord:
 
     @property
     def last_epoch(self) -> int:
+        """Last reported epoch; 0 before the first one."""
         return max(self.epochs, default=0)
 
     @property
     def trained_epochs(self) -> int:
-        """Epochs that were trained, those that were trained again included."""
+        """Number of epochs that were trained, repeated ones included."""
         return self.last_epoch + self.repeated
 
     @property
     def seconds(self) -> float:
-        """Time spent training."""
+        """Seconds spent training."""
         return sum(metrics.get("seconds", 0.0) for metrics in self.epochs.values())
 
     @property
     def timed_usage(self) -> list[tuple[float, dict[str, float]]]:
-        """Seconds of each epoch that was measured, and what it used of the machine."""
+        """Pairs of an epoch's seconds and its usage of the machine, for epochs in which usage was measured."""
         return [(self.epochs[epoch].get("seconds", 0.0), usage) for epoch, usage in sorted(self.usage.items())]
 
     def metric(self, name: str) -> float:
-        """The value at the last reported epoch, or what was measured before any; NaN if there is none."""
+        """Returns a metric at the last reported epoch, or the value measured before training; NaN if there is
+        none.
+        """
         last = self.epochs[self.last_epoch] if self.epochs else {}
         return last.get(name, self.measured.get(name, float("nan")))
 
 
 class SearchCallback(Protocol):
-    """What may follow a search. Called on the driver's loop, so it must return at once."""
+    """Callback of a search. It is called on the driver's loop, so its methods must return at once."""
 
     def replayed(self) -> None:
-        """What was told so far is of an earlier process; called once, also when there was none."""
+        """Marks the end of the replay: all calls so far were about an earlier process. Called once, even if
+        there was none.
+        """
 
     def trial_started(self, trial: TrialRecord) -> None: ...
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None: ...
@@ -123,20 +143,42 @@ class SearchCallback(Protocol):
     def trial_ended(self, trial: TrialRecord) -> None: ...
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
-        """No further trial is proposed. running: runs at work. left: runs that may still start, confirmations most."""
+        """Marks that no further trial is proposed.
+
+        Args:
+            reason: The reason, in words.
+            running: Number of running runs.
+            left: Number of runs that may still start, mostly confirmations.
+        """
 
 
 class Accepted(TypedDict):
-    """Code and versions, by file and by package, that a search's user has accepted."""
+    """Code and library versions that a search's user has accepted.
+
+    Attributes:
+        code: Hashes by file.
+        versions: Versions by package.
+    """
 
     code: Mapping[str, str]
     versions: Mapping[str, str]
 
 
 class Header(TypedDict, total=False):
-    """What a journal begins with. content: what decides the search. set, part, space_file, then, metric: of what it is,
-    for who reads it. code, versions: that began it. weights: what each specification was resolved to
-    (`pipeline.models.model_config.RecordedWeights`). known: of `search.warm_start`.
+    """First line of a journal.
+
+    Attributes:
+        fingerprint: The search's fingerprint.
+        set: Name of the data set, for readers.
+        part: Part of the data that the search uses, such as a fold, for readers; absent for the whole split.
+        space_file: File of the search space, for readers.
+        content: Content of the fingerprint.
+        then: Metric that decides among equals, for readers.
+        metric: Words of the first objective, for readers; absent for accuracy.
+        code: Hashes by file of the code that began the search.
+        versions: Versions by package with which it began.
+        weights: Resolved pretrained weights by specification (`pipeline.models.model_config.RecordedWeights`).
+        known: Results of `search.warm_start`.
     """
 
     fingerprint: str
@@ -153,19 +195,25 @@ class Header(TypedDict, total=False):
 
 
 Event = Mapping[str, Any]
-"""A line of a journal: `event` says of which kind, and `apply` what each kind has."""
+"""Line of a journal: `event` is its kind, and `SearchHistory.apply` reads the other keys of each kind."""
 
 
 @dataclass
 class SearchHistory:
-    """What a journal holds.
+    """Content of a journal.
 
-    header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
-    last, None if never. trials: by id, in the order of their start. reports: (trial, epoch) in the order in which they
-    came; among them (trial, -epoch) where a trial went on that was paused after that epoch. seconds: for which drivers
-    ran, of all sessions. sessions: how many there were.
-
-    busy_s, gpu_seconds, epochs: of all trials together, an epoch that was reported again counted once.
+    Attributes:
+        header: The first line, with the content of the fingerprint.
+        accepted: Code and versions that the user accepted last; None if there are none.
+        trials: Records by id, in the order of their start.
+        reports: Pairs (trial, epoch) in the order of their arrival. A pair (trial, -epoch) stands for a trial
+            that was paused
+        after this epoch and has gone on.
+        seconds: Seconds in which drivers were running, over all sessions.
+        sessions: Number of sessions.
+        busy_s: Seconds in which workers were occupied, over all trials.
+        gpu_seconds: GPU-seconds of all trials.
+        epochs: Epochs of all trials; an epoch that was reported again counts once.
     """
 
     header: Header = field(default_factory=Header)
@@ -182,8 +230,10 @@ class SearchHistory:
     _since: dict[str, float] = field(default_factory=dict)
 
     def apply(self, event: Event) -> None:
-        """Take one event in. An epoch reported again, since a kill cost its checkpoint, stays as it was reported first:
-        the study, the rungs and the tracker have taken that in.
+        """Applies one event.
+
+        An epoch that is reported again, because its checkpoint was lost when a process was killed, keeps its
+        first report: the study, the rungs and MLflow have used that one.
 
         Raises:
             KeyError, TypeError, ValueError: it is not an event of a journal.
@@ -250,10 +300,14 @@ class SearchHistory:
 
 
 def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
-    """What a journal holds; nothing if there is no file. repair: cut a torn last line off the file (its writer may).
+    """Returns the content of a journal; empty if there is no file.
+
+    Args:
+        path: The journal's file.
+        repair: Whether to cut a torn last line off the file, which only its writer may do.
 
     Raises:
-        UserError: a broken line that is not the last, or a journal of another format.
+        UserError: a line that is not the last is broken, or the journal has another format.
     """
     history = SearchHistory()
     for number, event in _lines(path, repair=repair):
@@ -275,9 +329,13 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
 
 
 def whole_lines(path: Path, *, repair: bool) -> list[bytes]:
-    """The lines of a file that is appended to, without a last one that a crash has torn; none if there is no file.
+    """Returns the complete lines of a file that is appended to; an empty list if there is no file.
 
-    repair: cut that one off the file (its writer may).
+    A last line that a crash has torn is left out.
+
+    Args:
+        path: The file.
+        repair: Whether to cut such a line off the file, which only its writer may do.
     """
     if not path.exists():
         return []

@@ -1,8 +1,9 @@
-"""Files of a search in storage that machines share, outside of its folder.
+"""Files of a search in storage that machines share, outside of its state directory.
 
-It is noted in the folder before it is put there. Several checkouts may use one storage, and search the same: what is
-found there is a search's own only if its note says so. Its checkpoints lie in a folder that nobody else has; data are
-shared, and whoever uses them leaves a mark.
+A file is noted in the state directory before it is written to storage. Several checkouts may use one storage
+and run the same search, so a file there belongs to a search only if the search's note says so. Checkpoints of a
+search lie in a folder that no other search uses. Data are shared, and every search that uses them leaves a mark
+beside them.
 """
 
 import json
@@ -15,12 +16,20 @@ from pipeline.cluster.storage import exists, join, list_dir, remove, remove_file
 from pipeline.files.atomic import write_whole
 
 NOTE = "outside.json"
+"""Name of the note in a search's state directory."""
 USERS = "users"
+"""Name of the folder of marks beside shared data."""
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """id: this search's, in this checkout. checkpoints, data: addresses of its folders there, the newest last."""
+    """Note of a search's files in storage.
+
+    Attributes:
+        id: Id of this search in this checkout.
+        checkpoints: Addresses of its folders of checkpoints, the newest last.
+        data: Addresses of the data that it uses, the newest last.
+    """
 
     id: str
     checkpoints: tuple[str, ...] = ()
@@ -28,16 +37,23 @@ class RemoteFiles:
 
     @property
     def bytes(self) -> int:
-        """What its checkpoints take; data belong to several.
+        """Bytes of its checkpoints; data are left out, since several searches may use them.
 
         Raises:
-            StorageError: they cannot be looked at.
+            StorageError: storage cannot be read.
         """
         return sum(size(address) for address in self.checkpoints)
 
 
 def read_remote_files(folder: Path) -> RemoteFiles | None:
-    """The note of a search; None if it has never put anything elsewhere, or its note cannot be read."""
+    """Reads the note of a search.
+
+    Args:
+        folder: The search's state directory.
+
+    Returns:
+        The note; None if the search has no files in storage, or its note cannot be read.
+    """
     try:
         noted = json.loads((folder / NOTE).read_text())
         return RemoteFiles(str(noted["id"]), tuple(noted["checkpoints"]), tuple(noted["data"]))
@@ -46,7 +62,7 @@ def read_remote_files(folder: Path) -> RemoteFiles | None:
 
 
 def list_checkpoints(storage: str, folder: Path) -> str:
-    """Where a search's checkpoints go in storage; noted."""
+    """Returns the address of a search's folder of checkpoints in storage, after noting it."""
     noted = _noted(folder)
     place = join(storage, "searches", f"{folder.name}-{noted.id}")
     if place not in noted.checkpoints:
@@ -55,7 +71,7 @@ def list_checkpoints(storage: str, folder: Path) -> str:
 
 
 def mark_in_use(place: str, folder: Path) -> None:
-    """Note, and mark there, that a search uses data that lie in storage."""
+    """Notes, and marks in storage, that a search uses the data at an address."""
     noted = _noted(folder)
     if place not in noted.data:
         _write(folder, replace(noted, data=(*noted.data, place)))
@@ -63,10 +79,13 @@ def mark_in_use(place: str, folder: Path) -> None:
 
 
 def remove_remote_files(outside: RemoteFiles) -> None:
-    """Remove a search's checkpoints from storage, and data that nobody else uses.
+    """Removes a search's checkpoints from storage, and data that no other search uses.
+
+    Args:
+        outside: The search's note.
 
     Raises:
-        StorageError: storage cannot be reached; what is left is found again.
+        StorageError: storage cannot be reached; a later call removes the rest.
     """
     remove(outside.checkpoints)
     for place in outside.data:
@@ -76,7 +95,14 @@ def remove_remote_files(outside: RemoteFiles) -> None:
 
 
 def checkpoint_folders(outside: RemoteFiles) -> Iterator[str]:
-    """Addresses of all its checkpoints that are there. Raises StorageError if they cannot be listed."""
+    """Yields the addresses of all checkpoints of a search that exist in storage.
+
+    Args:
+        outside: The search's note.
+
+    Raises:
+        StorageError: storage cannot be listed.
+    """
     for root in outside.checkpoints:
         yield from (place for place in list_dir(root, 3) if place.rpartition("/")[2].startswith("checkpoint_"))
 

@@ -1,1 +1,1 @@
-"""What to try next: Optuna studies asked and told, samplers, the Gaussian process, warm start."""
+"""Studies: Optuna studies that are asked and told, samplers, the Gaussian process, warm start."""

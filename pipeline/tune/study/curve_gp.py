@@ -1,15 +1,16 @@
-"""Gaussian process over configurations and epochs: what a trial would come to at its last epoch.
+"""Gaussian process over configurations and epochs, which predicts a trial's value at its last epoch.
 
-Every trial gives several points, from its last epoch down by halves, so that those that were paused early teach what
-the beginnings of curves are worth, and those that went on what their ends are. The covariance of two points is
+Every trial gives several points, at its last epoch and at about each half of the one before. Trials that were
+paused early thus show how good beginnings of curves are, and trials that went on how good their ends are. The
+covariance of two points is
 
     v exp(-(u - u')^2 / (2 l^2)) M(x, x') + t u u'
 
-with M the Matern-5/2 correlation with a length scale for each dimension (Rasmussen and Williams, Gaussian Processes for
-Machine Learning, 2006, equation 4.17), and u the logarithm of the epoch, from 0 at the first one to 1 at the last; the
-second term is what all curves gain alike. Its parameters are those of the largest posterior density (equations 5.8 and
-5.9), from some of the points. Wistuba et al., Supervising the Multi-Fidelity Race of Hyperparameter Configurations
-(DyHPO), NeurIPS 2022, is a process over the same pairs.
+with M the Matern-5/2 correlation with a length scale for each dimension (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, 2006, equation 4.17), and u the logarithm of the epoch, from 0 at the first one
+to 1 at the last. The second term is the gain that all curves have in common. The parameters have the largest
+posterior density (equations 5.8 and 5.9) given some of the points. Wistuba et al., Supervising the
+Multi-Fidelity Race of Hyperparameter Configurations (DyHPO), NeurIPS 2022, is a process over the same pairs.
 """
 
 import math
@@ -23,8 +24,9 @@ from scipy import linalg, optimize, special
 Array = NDArray[np.float64]
 
 MEANS = {"length": 0.0, "time": 0.0, "variance": 0.0, "gain": 0.0, "noise": math.log(0.1)}
-"""Of the parameters' logarithms beforehand: lengths of a whole side, a tenth of the variance noise."""
+"""Prior means of the parameters' logarithms: lengths of a whole side, and noise of a tenth of the variance."""
 SPREADS = {"length": 1.0, "time": 0.7, "variance": 1.0, "gain": 1.0, "noise": 1.2}
+"""Prior standard deviations of the parameters' logarithms."""
 BOUNDS = {
     "length": (-3.0, 4.0),
     "time": (-2.0, 3.0),
@@ -32,15 +34,22 @@ BOUNDS = {
     "gain": (-4.0, 2.5),
     "noise": (-7.0, 1.5),
 }
+"""Bounds of the parameters' logarithms."""
 STEPS = 12
-"""Of the optimiser, at most."""
+"""Largest number of steps of the optimiser."""
 JITTER = 1e-6
+"""Addition to the diagonal of a covariance, for numerical stability."""
 
 
 @dataclass(frozen=True)
 class CurveGP:
-    """A process that has seen its values. points: (n, d). progress: (n,), u of the module's equation. categorical_dims:
-    dimensions whose values are equal or a whole side apart. parameters: logarithms, d lengths and then as in `MEANS`.
+    """Gaussian process conditioned on values.
+
+    Attributes:
+        points: Points in the unit cube, (n, d).
+        progress: Progress of each point, (n,): u of the module's equation.
+        categorical_dims: Dimensions in which two values are equal or a whole side apart.
+        parameters: Logarithms of the parameters, (d + 4,): d lengths, then in the order of `MEANS`.
     """
 
     points: Array
@@ -51,8 +60,13 @@ class CurveGP:
     _weights: Array
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """Means and standard deviations, without noise, at the last epoch of (m, d) points: (m,) each, in the units
-        of the values.
+        """Returns means and standard deviations at the last epoch, without noise.
+
+        Args:
+            points: Points in the unit cube, (m, d).
+
+        Returns:
+            Means (m,) and standard deviations (m,), in the units of the values.
         """
         ends = np.ones(len(points))
         across = _covariance(
@@ -64,12 +78,12 @@ class CurveGP:
 
 
 def fit_parameters(points: Array, progress: Array, values: Array, *, categorical_dims: Sequence[int] = ()) -> Array:
-    """The parameters of the largest posterior density, as `CurveGP` has them.
+    """Returns the parameters of the largest posterior density, as `CurveGP` has them.
 
     Args:
-        points: (n, d), in the unit cube.
-        progress: (n,), from 0 at the first epoch to 1 at the last.
-        values: (n,), standardised.
+        points: Points in the unit cube, (n, d).
+        progress: Progress, (n,), from 0 at the first epoch to 1 at the last.
+        values: Standardised values, (n,).
         categorical_dims: Dimensions that are categories.
     """
     num_dims = points.shape[1]
@@ -86,7 +100,15 @@ def fit_parameters(points: Array, progress: Array, values: Array, *, categorical
 def condition(
     points: Array, progress: Array, values: Array, parameters: Array, *, categorical_dims: Sequence[int] = ()
 ) -> CurveGP:
-    """The process of these parameters that has seen the values. Arguments as of `fit_parameters`."""
+    """Returns the process with these parameters, conditioned on the values.
+
+    Args:
+        points: Points in the unit cube, (n, d).
+        progress: Progress, (n,), from 0 at the first epoch to 1 at the last.
+        values: Standardised values, (n,).
+        parameters: Logarithms of the parameters, as `CurveGP` has them.
+        categorical_dims: Dimensions that are categories.
+    """
     covariance = _covariance(_squares(points, points, categorical_dims, parameters), progress, progress, parameters)
     covariance[np.diag_indices(len(values))] += math.exp(parameters[-1]) + JITTER
     factor = linalg.cholesky(covariance, lower=True, check_finite=False)
@@ -95,10 +117,18 @@ def condition(
 
 
 def log_expected_improvement(mean: Array, spread: Array, best: float) -> Array:
-    """The logarithm of the mean amount by which a normal variable lies above `best`: its order where it underflows."""
+    """Returns the logarithm of the expected amount by which a normal variable exceeds a value.
+
+    The logarithm orders candidates even where the amount itself underflows.
+
+    Args:
+        mean: Means of the variables, (n,).
+        spread: Standard deviations of the variables, (n,).
+        best: The value to exceed.
+    """
     z = (mean - best) / spread
-    # log(phi(z) + z * Phi(z)). Its terms cancel far below 0, where it is phi(z) / z^2, and overflow far above, where it
-    # is z.
+    # The sum phi(z) + z * Phi(z) loses its digits by cancellation far below 0, where it is about phi(z) / z^2, and its
+    # terms overflow far above 0, where it is about z.
     near = np.clip(z, -30.0, 30.0)
     log_density = -0.5 * near**2 - 0.5 * math.log(2 * math.pi)
     middle = log_density + np.log1p(near * np.exp(special.log_ndtr(near) - log_density))
@@ -108,7 +138,14 @@ def log_expected_improvement(mean: Array, spread: Array, best: float) -> Array:
 
 
 def _squares(left: Array, right: Array, categorical_dims: Sequence[int], parameters: Array) -> Array:
-    """Squared distances in units of the length scales, (m, n)."""
+    """Returns squared distances in units of the length scales, (m, n).
+
+    Args:
+        left: Points of the rows, (m, d).
+        right: Points of the columns, (n, d).
+        categorical_dims: Dimensions that are categories.
+        parameters: Logarithms of the parameters.
+    """
     weights = np.exp(-2 * parameters[: left.shape[1]])
     numeric = [dim for dim in range(left.shape[1]) if dim not in categorical_dims]
     scale = np.sqrt(weights[numeric])
@@ -120,7 +157,14 @@ def _squares(left: Array, right: Array, categorical_dims: Sequence[int], paramet
 
 
 def _covariance(squares: Array, left: Array, right: Array, parameters: Array) -> Array:
-    """left, right: progress of the rows and of the columns."""
+    """Returns the covariance of the module's equation, (m, n).
+
+    Args:
+        squares: Squared distances, (m, n).
+        left: Progress of the rows, (m,).
+        right: Progress of the columns, (n,).
+        parameters: Logarithms of the parameters.
+    """
     time, variance, gain = np.exp(parameters[-4:-1])
     steps = math.sqrt(5) * np.sqrt(squares)
     nearness = np.exp(-steps - (left[:, None] - right[None]) ** 2 / (2 * time**2))
@@ -128,7 +172,7 @@ def _covariance(squares: Array, left: Array, right: Array, parameters: Array) ->
 
 
 def _by_parameter(num_dims: int) -> tuple[Array, Array, list[tuple[float, float]]]:
-    """Means, standard deviations and bounds of every parameter's logarithm."""
+    """Returns prior means, standard deviations and bounds of every parameter's logarithm."""
     names = ["length"] * num_dims + ["time", "variance", "gain", "noise"]
     return np.array([MEANS[n] for n in names]), np.array([SPREADS[n] for n in names]), [BOUNDS[n] for n in names]
 
@@ -136,9 +180,16 @@ def _by_parameter(num_dims: int) -> tuple[Array, Array, list[tuple[float, float]
 def _cost(
     parameters: Array, squares: Array, apart: Array, alike: Array, values: Array, means: Array, spreads: Array
 ) -> tuple[float, Array]:
-    """Minus the logarithm of the posterior density, but for a constant, and its gradient.
+    """Returns the negative log posterior density, up to a constant, and its gradient.
 
-    squares: squared differences by dimension, (n, n, d). apart: of the progress, (n, n). alike: products of it, (n, n).
+    Args:
+        parameters: Logarithms of the parameters, (d + 4,).
+        squares: Squared differences by dimension, (n, n, d).
+        apart: Squared differences of the progress, (n, n).
+        alike: Products of the progress, (n, n).
+        values: Standardised values, (n,).
+        means: Prior means, (d + 4,).
+        spreads: Prior standard deviations, (d + 4,).
     """
     num_dims = squares.shape[2]
     weights = np.exp(-2 * parameters[:num_dims])

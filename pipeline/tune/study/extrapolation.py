@@ -1,4 +1,4 @@
-"""The values that trials would have reached, had they not been stopped early."""
+"""Estimates of the values that stopped trials would have reached at their last epoch."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,18 @@ Curve = Mapping[int, float]
 
 
 def extrapolate(stopped: Sequence[Curve], finished: Sequence[tuple[Curve, float]]) -> list[float]:
-    """Estimates the final value of each stopped trial: its last value, plus what others gained from there.
+    """Estimates the final value of each stopped trial: its last value, plus the gain of other trials from that
+    epoch on.
 
-    That is the median over those that went on, from that epoch to their end, or nothing if there are none.
+    The gain is the median over the trials that went on, from that epoch to their end. It is 0 if there are
+    none.
 
     Args:
-        stopped: Their curves, none of them empty.
+        stopped: Curves of the stopped trials, none of them empty.
         finished: Curve and final value of each trial that ran in full.
 
     Returns:
-        The estimate of each, in order.
+        The estimate of each stopped trial, in order.
     """
     gains = {epoch: _gain_from(epoch, finished) for epoch in {max(curve) for curve in stopped}}
     return [curve[max(curve)] + gains[max(curve)] for curve in stopped]

@@ -1,9 +1,11 @@
-"""Sampler `local_gp`: most proposals lie near the best trials, where a Gaussian process expects the most of them.
+"""Sampler `local_gp`: most proposals lie near the best trials, where a Gaussian process expects the largest
+improvement.
 
-Four proposals in five are chosen among points near the `BEST` trials that went furthest, and some from all over the
-space, by the expected improvement at the last epoch (`pipeline.tune.study.curve_gp`). The others look at no result, so
-that no model can lead a search astray: they come from all over the space, or at first two in three of them from what is
-believed beforehand (`pipeline.tune.study.prior`), and ever fewer as trials accumulate.
+Four proposals in five are chosen by the expected improvement at the last epoch
+(`pipeline.tune.study.curve_gp`). Most candidates lie near the `BEST` trials that went furthest, and some
+anywhere in the space. The other proposals ignore all results, so that no model can lead a search astray. Of
+these, at first two in three are drawn from the prior (`pipeline.tune.study.prior`), and fewer as trials
+accumulate; the rest comes from the whole space.
 """
 
 import math
@@ -18,31 +20,40 @@ from pipeline.tune.study.curve_gp import Array, condition, fit_parameters, log_e
 from pipeline.tune.study.prior import Prior
 
 BEST = 3
-"""Trials near which is searched. One would be a lucky run's neighbourhood, and many hardly better than the rest."""
+"""Number of trials near which is searched. One trial may only have been lucky; many are hardly better than the
+rest.
+"""
 BLIND = 0.2
-"""Share of proposals that look at no result."""
+"""Share of proposals that ignore all results."""
 REACH, MOVED = 0.12, 0.6
-"""Standard deviation of a step in a dimension, as a share of its range; the chance that a dimension is moved at all."""
+"""Standard deviation of a step in a dimension, as a share of its range; the probability that a dimension is
+moved at all.
+"""
 OTHER_CHOICE = 0.2
-"""Chance that a category is another one."""
+"""Probability that a category is drawn anew."""
 CANDIDATES, ANYWHERE = 100, 0.25
-"""Points that are compared; the share of them that comes from all over the space."""
+"""Number of candidates that are compared; the share of them that comes from the whole space."""
 MAX_POINTS, FITTED = 200, 40
-"""Points that the process has seen, half of them of the trials that went furthest; of these, those that its parameters
-are fitted to. Its time grows with their cubes, and stays the same however many trials there are."""
+"""Largest number of points that the process is conditioned on, half of them from the trials that went furthest;
+largest number of these to which its parameters are fitted. Time grows with the cubes of these numbers, and so
+stays bounded however many trials there are.
+"""
 PRIOR_TRIALS = 20
-"""Trials after which evidence counts as much as what is believed beforehand."""
+"""Number of trials from which on the evidence counts as much as the prior."""
 FLOOR = 0.25
-"""What is worse than the median counts as below it by this share of the distance to the best: how bad a bad one is
-tells nothing of where the best ones are."""
+"""Values below the median are raised to at least this share of the distance from median to best below the
+median. How bad a bad value is says nothing about where the best ones are.
+"""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial, as the sampler sees it.
+    """Trial as the sampler sees it.
 
-    point: in the unit cube. curve: finite values by epoch, more is better; of a trial that failed, or was never
-    trained, empty. broken: by how much it breaks a constraint, by name; kept at 0 or below.
+    Attributes:
+        point: Point in the unit cube.
+        curve: Finite values by epoch, more is better; empty for a trial that failed or was never trained.
+        broken: Violation of each constraint by name; a constraint is met at 0 or below.
     """
 
     point: Sequence[float]
@@ -51,19 +62,24 @@ class Observation:
 
     @property
     def violation(self) -> float:
+        """Sum of the violations of all constraints."""
         return sum(amount for amount in self.broken.values() if amount > 0)
 
     @property
     def rank(self) -> tuple[float, int, float]:
-        """What trials are ordered by, the best last: constraints, how far it went, its value there."""
+        """Sort key that puts the best trial last: violation of constraints, last epoch, value at that epoch."""
         last = max(self.curve, default=0)
         return -self.violation, last, self.curve.get(last, -math.inf)
 
 
 class LocalSearch:
-    """What `local_gp` knows of a study's trials, by number; those of earlier searches have numbers below 0.
+    """State of `local_gp`: the trials of a study by number. Trials of earlier searches have negative numbers.
 
-    metrics: what is searched for in turn, the first objective first; more of each is better. epochs: of a whole trial.
+    Args:
+        space: The search space.
+        prior: Prior density over the space.
+        metrics: Metrics that proposals are made for in turn, the first objective first; more of each is better.
+        epochs: Epochs of a full trial.
     """
 
     def __init__(self, space: SearchSpace, prior: Prior, metrics: Sequence[str], epochs: int) -> None:
@@ -73,37 +89,50 @@ class LocalSearch:
         self._broken: dict[int, Mapping[str, float]] = {}
 
     def start(self, number: int, values: Values) -> None:
-        """A trial of these encoded values is running."""
+        """Adds a running trial with these encoded values."""
         self._points[number] = self._space.shares(self._space.decode(values))
         self._curves[number] = {}
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch of a trial. Values that are no numbers are left out."""
+        """Adds the values of one epoch; values that are not finite are left out.
+
+        Args:
+            number: The trial's number.
+            epoch: Number of the epoch, counted from 1.
+            metrics: Values by name, more is better.
+        """
         for name in self._metrics:
             if math.isfinite(value := metrics.get(name, math.nan)):
                 self._curves[number].setdefault(name, {})[epoch] = value
 
     def hold(self, number: int, broken: Mapping[str, float], *, failed: bool = False) -> None:
-        """A trial is paused, or has ended. Unlike Optuna's samplers this one learns from trials that failed, too: what
-        mostly proposes near the best ones would come back to them.
+        """Records that a trial is paused, or has ended.
+
+        Unlike Optuna's samplers, this one learns from failed trials too. It mostly proposes near the best
+        trials, and would otherwise propose failing configurations again.
+
+        Args:
+            number: The trial's number.
+            broken: Violation of each constraint by name.
+            failed: Whether the trial failed.
         """
         self._broken[number] = broken
         if failed:
             self._curves[number] = {}
 
     def resume(self, number: int) -> None:
-        """A trial that was paused goes on."""
+        """Records that a paused trial goes on."""
         self._broken.pop(number, None)
 
     def propose(self, number: int, *, seed: int) -> Encoded:
-        """The encoded values of the next trial, for one of the metrics by its number."""
+        """Returns the encoded values of the next trial, for the metric that its number selects."""
         metric = self._metrics[number % len(self._metrics)]
         held, going, running = [], [], []
-        # In the order of the numbers, not that in which they ended: so it is after a resume, to the last bit.
+        # Trials are sorted by number, not by the time of their end, so that a resumed search proposes exactly the same.
         for each, point in sorted(self._points.items()):
             curve = self._curves[each].get(metric, {})
             if each in self._broken:
-                # A metric that no trial of an earlier search has is not a sign that they failed.
+                # Trials of earlier searches (negative numbers) may lack a metric without having failed.
                 if curve or each >= 0:
                     held.append(Observation(point, curve, self._broken[each]))
             elif curve:
@@ -123,15 +152,15 @@ def propose(
     epochs: int,
     seed: int,
 ) -> Array:
-    """The point of the unit cube to try next, (d,).
+    """Returns the point of the unit cube to try next, (d,).
 
     Args:
-        space: Whose points these are.
-        prior: What is believed beforehand.
-        observations: Trials with what is known of them.
-        running: Points of which nothing is known yet.
-        epochs: Of a whole trial.
-        seed: Of this proposal.
+        space: The search space.
+        prior: Prior density over the space.
+        observations: Trials with results.
+        running: Points of trials without any result yet.
+        epochs: Epochs of a full trial.
+        seed: Seed of this proposal.
     """
     rng = np.random.default_rng(seed)
     num_dims = len(space.dimensions)
@@ -147,7 +176,8 @@ def propose(
     centers = np.array([trial.point for trial in best])[rng.integers(len(best), size=CANDIDATES - num_anywhere)]
     candidates = np.vstack([_near(centers, categorical_dims, rng), rng.random((num_anywhere, num_dims))])
     for dim, count in num_choices.items():
-        # The middle of a choice's share, as trials have it: another place of the share would be another category.
+        # Candidates take the middle of a choice's share, as trials do. At any other place of the share the process
+        # would take it for another category.
         candidates[:, dim] = (np.floor(candidates[:, dim] * count) + 0.5) / count
     worth = _expected_improvement(observations, running, candidates, categorical_dims, epochs, rng)
     if prior.is_informative:
@@ -156,12 +186,18 @@ def propose(
 
 
 def trust(num_trials: int) -> float:
-    """Of the proposals that look at no result, the share that is drawn from the prior: it falls with the evidence."""
+    """Returns the share of blind proposals that is drawn from the prior; it falls as trials accumulate."""
     return 2 / 3 * PRIOR_TRIALS / (PRIOR_TRIALS + num_trials)
 
 
 def _near(centers: Array, categorical_dims: Sequence[int], rng: np.random.Generator) -> Array:
-    """Points a step off their centers."""
+    """Returns points a random step away from the centers.
+
+    Args:
+        centers: Points in the unit cube, (n, d).
+        categorical_dims: Dimensions that are categories.
+        rng: Random generator.
+    """
     moved = centers + REACH * rng.standard_normal(centers.shape) * (rng.random(centers.shape) < MOVED)
     for dim in categorical_dims:
         other = rng.random(len(centers)) < OTHER_CHOICE
@@ -177,9 +213,20 @@ def _expected_improvement(
     epochs: int,
     rng: np.random.Generator,
 ) -> Array:
-    """Its logarithm, at the last epoch, over the highest value that is expected of what has been tried."""
+    """Returns the logarithm of each candidate's expected improvement at the last epoch, (m,).
+
+    The improvement is measured from the highest value that the process expects of the points tried so far.
+
+    Args:
+        observations: Trials with results.
+        running: Points of trials without any result yet.
+        candidates: Points in the unit cube, (m, d).
+        categorical_dims: Dimensions that are categories.
+        epochs: Epochs of a full trial.
+        rng: Random generator.
+    """
     points, progress, values, ranks = _points_of_curves(observations, epochs)
-    # Those of the trials that went furthest, and a draw of the others.
+    # Points are limited to those of the trials that went furthest, and a random draw of the others.
     order = np.argsort(-ranks, kind="stable")
     half = MAX_POINTS // 2
     if len(order) > MAX_POINTS:
@@ -194,7 +241,8 @@ def _expected_improvement(
     process = condition(points, progress, standard, parameters, categorical_dims=categorical_dims)
     highest = float(process.predict(points)[0].max())
     if len(running):
-        # As if they had come to what is expected of them: nothing is learned, but another one must be better than they.
+        # Running trials enter with the values expected of them. The process learns nothing from these, but the points
+        # near them no longer look promising.
         expected, _ = process.predict(np.array(running))
         highest = max(highest, float(expected.max()))
         points, standard = np.vstack([points, np.array(running)]), np.concatenate([standard, expected])
@@ -204,9 +252,13 @@ def _expected_improvement(
 
 
 def _points_of_curves(observations: Sequence[Observation], epochs: int) -> tuple[Array, Array, Array, Array]:
-    """Points of the unit cube (n, d), progress (n,), values (n,), and by what order they are kept (n,), highest first.
+    """Returns the points that the process is conditioned on.
 
-    A trial that failed, or breaks a constraint, stands at the lowest value.
+    A trial that failed, or breaks a constraint, enters with the lowest value.
+
+    Returns:
+        Points of the unit cube (n, d), progress (n,), values (n,), and ranks (n,); points of the highest rank
+        are kept.
     """
     lasts = [trial.curve[max(trial.curve)] for trial in observations if trial.curve and not trial.violation]
     lasts = lasts or [value for trial in observations for value in trial.curve.values()]
@@ -227,7 +279,9 @@ def _points_of_curves(observations: Sequence[Observation], epochs: int) -> tuple
 
 
 def _halves(curve: Mapping[int, float]) -> list[int]:
-    """Epochs of a curve, the last one and down from there by halves at least, as far as it is known."""
+    """Returns epochs of a curve: the last one, and from there each reported one that is at most half of the one
+    before.
+    """
     found: list[int] = []
     for epoch in sorted(curve, reverse=True):
         if not found or epoch <= found[-1] / 2:

@@ -1,8 +1,9 @@
-"""What is believed beforehand of where good configurations lie, as a density over the unit cube of a search space.
+"""Prior belief about where good configurations lie, as a density over the unit cube of a search space.
 
-Dimensions are independent. One has the density of its `prior:` in the space's file (`pipeline.tune.prior_check` lists
-the forms), else, where the recipe has a value for it, that of `{center: value}`, else it is uniform. A range in steps,
-and one of whole numbers, has the mass of each step, which stands for the half step on either side of its value.
+Dimensions are independent. A dimension has the density of its `prior:` in the space's file
+(`pipeline.tune.prior_check` lists the forms). Without one, it has the density of `{center: value}` if the
+recipe has a value for it, and the uniform density otherwise. A range with steps, or of whole numbers, has a
+mass for each step, that of the half step on either side of the step's value.
 """
 
 import math
@@ -27,21 +28,27 @@ Array = NDArray[np.float64]
 DEFAULT_SD = 0.15
 """Standard deviation around a centre without a spread, as a share of the range."""
 DEFAULT_WEIGHT = 0.5
-"""Of a choice without a weight, what it has beyond its equal share of the rest."""
+"""Probability that a choice without a weight has beyond its equal share of the rest."""
 SD_BOUNDS = 1e-9, 1e3
-"""Standard deviations, as shares of the range. What is wider is flat to seven digits, and rounding would show."""
+"""Bounds of standard deviations, as shares of the range. A wider density is flat to seven digits and would show
+rounding.
+"""
 MIN_LOG_DENSITY = -500.0
-"""Nothing is impossible: a density that is 0, or too small for a float, could not be outweighed by any evidence."""
+"""Smallest log density. No evidence could outweigh a density that is 0, or too small for a float."""
 BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 class Prior:
-    """A density over the unit cube of a space (`SearchSpace.value_at` says what its points are).
+    """Density over the unit cube of a space, whose points `SearchSpace.value_at` decodes.
 
-    space: the `prior:` of a dimension comes before the recipe. recipe: values by dotted path, as parameters have them.
+    Args:
+        space: The search space; the `prior:` of a dimension takes precedence over the recipe.
+        recipe: Parameter values by dotted path.
 
-    centers: encoded values of the dimensions of which something is believed, by dotted path: the middle of a normal or
-    log-normal density, and the most probable value of another one.
+    Attributes:
+        centers: Encoded values by dotted path, for dimensions with a prior: the middle of a normal or
+            log-normal density, and
+        the most probable value of any other one.
     """
 
     def __init__(self, space: SearchSpace, recipe: Values = MappingProxyType({})) -> None:
@@ -58,19 +65,21 @@ class Prior:
 
     @property
     def is_informative(self) -> bool:
-        """Whether anything is believed of any dimension."""
+        """True if any dimension has a prior."""
         return bool(self._marginals)
 
     def log_density(self, points: Array) -> Array:
-        """Log density relative to the uniform one, (n,), at points of the unit cube, (n, d)."""
+        """Returns log densities relative to the uniform density, (n,), at points of the unit cube, (n, d)."""
         total = np.zeros(len(points))
         for dim, marginal in self._marginals:
             total += np.maximum(marginal.log_density(points[:, dim]), MIN_LOG_DENSITY)
         return total
 
     def quantile(self, points: Array) -> Array:
-        """What uniform points of the unit cube become, (n, d), for them to have this density: dimension by dimension,
-        the inverse of the cumulative distribution. As even a set of points as a Sobol sequence's stays as even.
+        """Transforms uniform points of the unit cube, (n, d), into points that have this density, (n, d).
+
+        Each dimension goes through the inverse of its cumulative distribution. A set of points that is evenly
+        spread, such as a Sobol sequence's, stays so.
         """
         moved = np.array(points, dtype=np.float64)
         for dim, marginal in self._marginals:
@@ -78,13 +87,21 @@ class Prior:
         return moved
 
     def sample(self, *, seed: int, number: int) -> Array:
-        """The point of the unit cube, (d,), at a place of a sequence of draws that are spread as this density is."""
+        """Returns a point of the unit cube, (d,): the one at this number of a sequence of draws from the
+        density.
+        """
         point = np.array([sobol_point(self._num_dims, seed=seed, number=number)])
         return np.asarray(self.quantile(point)[0])
 
 
 def sobol_point(dimensions: int, *, seed: int, number: int) -> list[float]:
-    """The point of a scrambled Sobol sequence at a place, in the unit cube."""
+    """Returns one point of a scrambled Sobol sequence in the unit cube.
+
+    Args:
+        dimensions: Number of dimensions.
+        seed: Seed of the scrambling.
+        number: Place in the sequence, from 0.
+    """
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, rng=seed)
@@ -95,7 +112,11 @@ def sobol_point(dimensions: int, *, seed: int, number: int) -> list[float]:
 
 
 class _Marginal(Protocol):
-    """The density of one dimension, relative to the uniform one. center: an encoded value."""
+    """Density of one dimension, relative to the uniform density.
+
+    Attributes:
+        center: Encoded value at the density's centre.
+    """
 
     center: Any
 
@@ -105,7 +126,7 @@ class _Marginal(Protocol):
 
 
 class _Shape(Protocol):
-    """A distribution over [0, 1]."""
+    """Distribution over [0, 1]."""
 
     def log_density(self, shares: Array) -> Array: ...
 
@@ -115,7 +136,7 @@ class _Shape(Protocol):
 
 
 class _Normal:
-    """A normal distribution, truncated to [0, 1], in which its mean lies."""
+    """Normal distribution, truncated to [0, 1], in which its mean lies."""
 
     def __init__(self, mean: float, sd: float) -> None:
         self._mean, self._sd = mean, min(max(sd, SD_BOUNDS[0]), SD_BOUNDS[1])
@@ -128,7 +149,7 @@ class _Normal:
 
     def mass(self, start: Array, end: Array) -> Array:
         low, high = (start - self._mean) / self._sd, (end - self._mean) / self._sd
-        # Above the mean by the upper tail, where the cumulative distribution is near 1 and has no digits left.
+        # Above the mean the upper tail is used: there the cumulative distribution is near 1 and has no digits left.
         above = low > 0
         low, high = np.where(above, -high, low), np.where(above, -low, high)
         return np.asarray((special.ndtr(high) - special.ndtr(low)) / self._total)
@@ -138,7 +159,7 @@ class _Normal:
 
 
 class _Beta:
-    """A beta distribution; a, b >= 1."""
+    """Beta distribution with a, b >= 1."""
 
     def __init__(self, a: float, b: float) -> None:
         self._a, self._b = a, b
@@ -158,7 +179,7 @@ class _Beta:
 
 @dataclass(frozen=True)
 class _Scale:
-    """An interval of values, and how far a value is through it: linearly or on a log scale."""
+    """Interval of values, with the share of the way through it, linearly or on a log scale."""
 
     start: float
     end: float
@@ -181,16 +202,29 @@ class _Scale:
         return np.clip(values / self.length, 0.0, 1.0)
 
     def log_slope(self, values: Array) -> Array | float:
-        """Log of how fast values grow with their share."""
+        """Returns the logarithm of the derivative of values by their share."""
         return math.log(self.length) + (np.log(values) if self.log else 0.0)
 
 
 def _make_marginal(distribution: Any, choices: Sequence[Any] | None, given: DimensionPrior) -> _Marginal:
+    """Returns the density of one dimension.
+
+    Args:
+        distribution: Optuna's distribution of the dimension.
+        choices: Its choices; None for numbers.
+        given: Its prior, in one of the forms of `pipeline.tune.prior_check`.
+    """
     return _NumberMarginal(distribution, given) if choices is None else _ChoiceMarginal(distribution, choices, given)
 
 
 class _ChoiceMarginal:
-    """Probabilities of choices, each of which has an equal share of the unit interval."""
+    """Probabilities of choices, each of which has an equal share of the unit interval.
+
+    Args:
+        distribution: Optuna's distribution of the dimension.
+        choices: Its choices.
+        given: Its prior, in one of the forms of `pipeline.tune.prior_check`.
+    """
 
     def __init__(self, distribution: Any, choices: Sequence[Any], given: DimensionPrior) -> None:
         if "center" in given:
@@ -213,22 +247,28 @@ class _ChoiceMarginal:
         count, ends = len(self._probabilities), np.cumsum(self._probabilities)
         places = np.minimum(np.searchsorted(ends, levels, side="right"), count - 1)
         within = 1 - (ends[places] - levels) / self._probabilities[places]
-        # A little off the ends, which rounding may put on either side.
+        # Rounding could move a value at an end of a choice's share into the neighbouring share.
         return np.asarray((places + np.clip(within, 1e-9, 1 - 1e-9)) / count)
 
 
 class _NumberMarginal:
-    """A shape over a range, on the range's own scale or the other one, with the masses of steps where it has some."""
+    """Shape over a range, on the range's own scale or the other one; with steps, their masses.
+
+    Args:
+        distribution: Optuna's distribution of the dimension.
+        given: Its prior, in one of the forms of `pipeline.tune.prior_check`.
+    """
 
     def __init__(self, distribution: Any, given: DimensionPrior) -> None:
         low, high, self._steps = distribution.low, distribution.high, num_steps(distribution)
-        # A whole number n on a log scale has the place from n to n + 1; any other step, the one around its value.
+        # A whole number n on a log scale takes the interval from n to n + 1. Any other step takes the half step on
+        # either side of its value.
         self._from_value = self._steps is not None and distribution.log
         around = 0.0 if self._steps is None or self._from_value else distribution.step / 2
         self._own = _Scale(low - around, high + (1 if self._from_value else around), distribution.log)
         form = next(key for key in given if key != "spread")
         log = {"normal": False, "lognormal": True}.get(form, distribution.log)
-        # With a step as long as twice its lowest value, the range would begin at 0, where there is no logarithm.
+        # With a step of twice the lowest value, the range would begin at 0, which has no logarithm.
         self._scale = _Scale(max(self._own.start, low / 2) if log else self._own.start, self._own.end, log)
         if form == "beta":
             a, b = given["beta"]
@@ -254,7 +294,7 @@ class _NumberMarginal:
                 return density
             values = self._own.values(shares)
             return np.asarray(density + self._own.log_slope(values) - self._scale.log_slope(values))
-        # A step at a time: of many points most are on few of them.
+        # The mass is computed once for each step, since many points share few steps.
         if self._from_value:
             values = np.clip(np.floor(self._own.values(shares)), self._own.start, self._own.end - 1)
             steps, places = np.unique(values, return_inverse=True)

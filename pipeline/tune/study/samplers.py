@@ -1,4 +1,4 @@
-"""How configurations are drawn: what each sampler can be used for, and what it is made of.
+"""Samplers: the spaces that each can be used for, and how each is made.
 
     tpe      tree-structured Parzen estimators (Optuna's); any space
     local_gp near the best trials, by a Gaussian process over configurations and epochs (`local_search`); any space
@@ -7,14 +7,15 @@
     sobol    a scrambled Sobol sequence: even over the space, blind to results
     random   independent draws, blind to results
 
-Those that learn begin with draws that look at no result (`search.sampler.start`): `sobol`, `random`, or `recipe`, which
-takes the recipe of params.yaml for somebody's judgement, beside the priors of the space, and draws around it
-(`pipeline.tune.study.prior`). What is believed beforehand of where good ones lie may save the trials that it takes to
-learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand, arXiv 2306.12370). It shapes the first draws, and
-not all of them, so that a bad recipe costs little; `local_gp` goes on to weigh it, by ever less.
+Samplers that learn begin with proposals that ignore results (`search.sampler.start`): `sobol`, `random` or
+`recipe`. The latter takes the recipe of params.yaml, beside the priors of the space, as prior knowledge and
+draws around it (`pipeline.tune.study.prior`). A prior on where good configurations lie may save the trials that
+it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand, arXiv 2306.12370). It shapes
+the first proposals, and not all of them, so that a bad recipe costs little. `local_gp` uses it later too, with
+a falling weight.
 
-Every sampler is made anew for every trial, from the seed and the trial's number, so that what it proposes depends on
-these and on the results, and on nothing that a resumed search would have to remember.
+Every sampler is made anew for every trial, from the seed and the trial's number. A proposal depends on these
+and on the results alone, so a resumed search has no sampler state to restore.
 """
 
 import math
@@ -32,17 +33,22 @@ from pipeline.tune.study.prior import Prior, sobol_point
 
 LOCAL = "local_gp"
 NON_ADAPTIVE = ("random", "sobol", "grid")
-"""Samplers that look at no result."""
+"""Samplers that ignore results."""
 MAX_GRID = 1_000_000
+"""Largest number of combinations of a grid."""
 GLOBAL_EVERY = 3
-"""Of so many draws from what is believed one is from all over the space instead."""
+"""One of this many draws from the prior is replaced by one from the whole space."""
 
 
 def check_sampler(params: Params, space: SearchSpace) -> None:
-    """Refuse a sampler that cannot handle the space.
+    """Raises an error if the sampler cannot handle the space.
+
+    Args:
+        params: All parameters.
+        space: The search space.
 
     Raises:
-        UserError: it names the sampler, the dimensions in its way, and what would do.
+        UserError: the space does not suit the sampler; the message names the dimensions and the remedy.
     """
     name = params.search.sampler.name
     said = f"params.yaml: search.sampler.name: {name}"
@@ -63,7 +69,14 @@ def _check_grid(space: SearchSpace, said: str) -> None:
 
 
 def sample_blind(name: str, space: SearchSpace, *, seed: int, number: int) -> Encoded:
-    """The encoded values of a blind sampler at a place of its sequence."""
+    """Returns the encoded values of a blind sampler at one place of its sequence.
+
+    Args:
+        name: `grid`, `random` or `sobol`.
+        space: The search space.
+        seed: Seed of the sequence.
+        number: Place in the sequence, from 0.
+    """
     if name == "grid":
         steps = [count or 1 for count in space.steps().values()]
         order = _grid_order(seed, math.prod(steps))
@@ -80,11 +93,18 @@ def _grid_order(seed: int, size: int) -> NDArray[np.int64]:
 
 
 def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: int, first: int = 0) -> Encoded:
-    """The encoded values of a start from what is believed: its centers, then draws of it, and some from all over the
-    space. Of what nothing is believed of, all are drawn evenly. They are made of a Sobol sequence, so that a few of
-    them are spread as such draws should be.
+    """Returns the encoded values of a start from the prior: its centers, then draws of it, and some from the
+    whole space.
 
-    first: the number of the centers themselves, before which are points of the user's.
+    Dimensions without a prior are drawn uniformly. All draws come from a Sobol sequence, so that even a few of
+    them are evenly spread.
+
+    Args:
+        space: The search space.
+        prior: Prior density over the space.
+        seed: Seed of the sequence.
+        number: Place in the sequence, from 0.
+        first: Place of the centers; the places before it are the user's own points.
     """
     anywhere = space.value_at(sobol_point(len(space.dimensions), seed=seed, number=number))
     if number == first:
@@ -95,15 +115,23 @@ def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: in
 
 
 def make_sampler(name: str, *, seed: int) -> BaseSampler:
-    """A sampler that learns. It expects to be asked only once there are results."""
+    """Returns one of Optuna's samplers that learn: `gp`, or else `tpe`. It must be asked only once there are
+    results.
+    """
     if name == "gp":
         return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     return TPESampler(seed=seed, n_startup_trials=1)
 
 
 def rank_key(trial: FrozenTrial, *, minimize: bool = False) -> tuple[float, bool, int, float]:
-    """What trials are ordered by, the best last: by how much they break constraints, whether they ran in full, how far
-    they came, their last value. minimize: less of it is better.
+    """Returns a sort key that puts the best trial last.
+
+    The key consists of the violation of constraints, whether the trial ran in full, its last epoch, and its
+    last value.
+
+    Args:
+        trial: A trial that has ended or is paused.
+        minimize: Whether less of the value is better.
     """
     sign = -1 if minimize else 1
     broken = -sum(amount for amount in trial.constraints.values() if amount > 0)

@@ -1,4 +1,4 @@
-"""The studies of a search: the method's own and, with `search.compare: same_budget`, one of its control."""
+"""Studies of a search: the method's own and, with `search.compare: same_budget`, one of its control."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,14 @@ SAME_BUDGET = "same_budget"
 
 @dataclass
 class StudyWithScheduler:
-    """A study and its scheduler.
+    """Study with its scheduler.
 
-    name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have.
+    Attributes:
+        name: `METHOD` or `CONTROL_STUDY`.
+        prefix: Prefix of its trials' ids.
+        adapter: The Optuna study.
+        scheduler: The scheduler of its trials.
+        fixed: Parameter values that all its trials have, by dotted path.
     """
 
     name: str
@@ -30,7 +35,7 @@ class StudyWithScheduler:
     fixed: Values
 
     def ask(self) -> TrialRecord:
-        """The next trial."""
+        """Returns the next trial."""
         number, values = self.adapter.ask()
         return TrialRecord(self.trial_id(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
 
@@ -41,15 +46,21 @@ class StudyWithScheduler:
 def make_studies(
     params: Params, space: SearchSpace, fingerprint: str, prior_results: Sequence[PriorResult] = ()
 ) -> dict[str, StudyWithScheduler]:
-    """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed.
+    """Returns the studies by name.
 
-    prior_results: results that the method's own study has beforehand.
+    The control study has the same recipe dimensions, sampler, scheduler and seed as the method's own.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+        fingerprint: The search's fingerprint, after which the studies are named.
+        prior_results: Results of a warm start, for the method's own study.
     """
     first = first_rung(params, space)
     studies = {METHOD: _make_study(METHOD, "t", params, space, first, fingerprint, {}, prior_results)}
     recipe = space.recipe()
     if num_studies(params, space) == 2:
-        # What the recipe varies is tuned, also where the control has a value of its own for it.
+        # Dimensions of the recipe are tuned even if the control has a value of its own for them.
         control = space.controls[params.retrain.control]
         fixed = {path: value for path, value in control.items() if path not in recipe.dimensions}
         studies[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, first, fingerprint, fixed)
@@ -57,7 +68,13 @@ def make_studies(
 
 
 def num_studies(params: Params, space: SearchSpace) -> int:
-    """1, or 2 where the control has a study of its own: if it is asked for, and something is left to tune."""
+    """Returns the number of studies: 2 if a control study is requested and the space leaves it something to
+    tune, else 1.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     return 2 if params.search.compare == SAME_BUDGET and space.recipe().dimensions else 1
 
 
@@ -71,6 +88,18 @@ def _make_study(
     fixed: Values,
     prior_results: Sequence[PriorResult] = (),
 ) -> StudyWithScheduler:
+    """Returns one study with its scheduler.
+
+    Args:
+        name: `METHOD` or `CONTROL_STUDY`.
+        prefix: Prefix of its trials' ids.
+        params: All parameters.
+        space: The space of this study.
+        first: The first rung.
+        fingerprint: The search's fingerprint.
+        fixed: Parameter values that all its trials have.
+        prior_results: Results of a warm start.
+    """
     search, objectives = params.search, objectives_from_params(params)
     recipe = {path: params.value(path) for path in space.recipe().dimensions}
     adapter = StudyAdapter(

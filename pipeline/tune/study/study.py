@@ -1,4 +1,6 @@
-"""Adapter to an Optuna study: asks for configurations, and tells it every result with the values of its epochs."""
+"""Adapter to an Optuna study, which is asked for configurations and told every result with the values of its
+epochs.
+"""
 
 import copy
 import math
@@ -38,22 +40,27 @@ from pipeline.tune.study.samplers import (
 from pipeline.tune.study.untried import Untried
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, INFEASIBLE: TrialState.PRUNED}
-"""What has not been trained counts as stopped before its first epoch: of a failed trial, Optuna would learn nothing."""
+"""Optuna's states. Infeasible trials count as pruned before their first epoch, since Optuna learns nothing from
+failures.
+"""
 EMPTY_SHARE = "empty_share"
-"""Constraint of the study: the share of empty maps beyond what is allowed."""
+"""Constraint of the study: the share of empty maps beyond the allowed one."""
 CONSTRAINTS = "constraints:"
-"""What Optuna's notes of constraints begin with."""
+"""Beginning of the keys under which Optuna stores constraints of a trial."""
 MAX_VISIBLE_TRIALS = 200
-"""Ended trials that a sampler learns from, half of them the best and half the newest: its time stays the same however
-many there are."""
+"""Largest number of ended trials that a sampler learns from, half of them the best and half the newest. It
+bounds the time of a proposal, however many trials there are.
+"""
 
 Notes = Mapping[str, Any]
-"""What the sampler notes about a trial, Optuna's system attributes."""
+"""Sampler's notes about a trial: Optuna's system attributes."""
 
 
 class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
-    """A trial that a sampler is shown. Optuna checks and deeply copies what enters a study, which took most of a
-    proposal's time; these have been checked when they entered the search's own, and nobody changes them.
+    """Trial that a sampler sees, without Optuna's checks and deep copies.
+
+    Optuna checks and deeply copies every trial that enters a study, which took most of a proposal's time. These
+    trials were checked when they entered the search's own study, and nothing modifies them.
     """
 
     @classmethod
@@ -69,22 +76,33 @@ class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
 
 
 class StudyAdapter:
-    """Proposes configurations and learns from results.
+    """Study that proposes configurations and learns from results.
 
-    objectives: with several, nothing is learned from values before the last epoch, and `local_gp` proposes as `tpe`
-    does. With a metric that decides among equals (`then`), `local_gp` proposes for it in turn with the first objective,
-    where trials go on by it too.
+    No configuration is proposed twice while others are left (see `pipeline.tune.study.untried`).
 
-    seed: of all proposals. points: configurations by dotted path, whole or in part, that come first; what one leaves
-    out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around,
-    where the space has no `prior:` for one.
-    prior_trials: results of earlier searches over the same space, which a sampler learns from too. No configuration is
-    proposed twice while others are left (see `pipeline.tune.study.untried`).
+    Args:
+        space: The search space.
+        sampler: `search.sampler`.
+        seed: Seed of all proposals.
+        name: The study's name.
+        points: Configurations by dotted path, complete or partial, that are proposed first. Missing values come
+            from the
+        recipe, or are drawn like the start.
+        recipe: Values by dotted path around which a start from the recipe is drawn, for dimensions without a
+            `prior:`.
+        prior_trials: Results of earlier searches over the same space, which the sampler learns from too.
+        objectives: Objectives and constraints. With several objectives, values before the last epoch are not
+            used, and
+        `local_gp` proposes as `tpe` does. With a metric that decides among equals (`then`) by which trials may
+            go on too,
+        `local_gp` proposes for it and the first objective in turn.
+        epochs: Epochs of a full trial.
 
-    epochs: of a whole trial.
-
-    moved: what becomes of a proposed configuration before anybody hears of it; simulations offer only what was
-    recorded.
+    Attributes:
+        moved: Function that replaces each proposed configuration; simulations use it to offer recorded ones
+            only. None to
+        leave proposals unchanged.
+        proposed: Number of configurations proposed so far.
     """
 
     def __init__(
@@ -100,7 +118,7 @@ class StudyAdapter:
         objectives: Objectives = ACCURACY_ALONE,
         epochs: int = 1,
     ) -> None:
-        # Without this, optuna prints a line for every study and trial, between the lines of our own progress.
+        # By default Optuna prints a line for every study and trial, which would interrupt the progress display.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
@@ -113,7 +131,7 @@ class StudyAdapter:
         for trial in prior_trials:
             self._untried.add_prior(trial.params)
         self._learned = len(prior_trials)
-        # With several objectives a trial has no one value.
+        # The local search needs a single value for each trial, which several objectives do not give.
         self._local: LocalSearch | None = None
         if sampler.name == LOCAL and not objectives.is_multi_objective:
             self._local = LocalSearch(space, self._prior, objectives.stopping_metrics, epochs)
@@ -126,12 +144,13 @@ class StudyAdapter:
         self._open: dict[int, Trial] = {}
         self._reported: dict[int, dict[int, float]] = {}
         self._paused: dict[int, FrozenTrial] = {}
-        # Those that did not fail, by number; kept here, since Optuna copies the list of all trials when asked for one.
+        # Ended trials that did not fail, sorted by number. Optuna copies its list of all trials at every request, so
+        # they are stored here as well.
         self._ended: list[FrozenTrial] = []
         self.proposed = 0
 
     def ask(self) -> tuple[int, Values]:
-        """The next configuration: its number and its values by dotted path."""
+        """Returns the number of the next configuration, and its values by dotted path."""
         number = self.proposed
         params, notes = self._new(number)
         if self.moved is not None:
@@ -141,16 +160,20 @@ class StudyAdapter:
 
     @property
     def num_left(self) -> int | None:
-        """How many configurations have not been proposed; None where there is no end of them."""
+        """Number of configurations that have not been proposed; None if the space is infinite."""
         return self._untried.left
 
     def num_to_propose(self, trials: int) -> int:
-        """How many are still to be proposed of so many trials: no more than there are configurations."""
+        """Returns how many of this many trials are still to be proposed; no more than there are configurations
+        left.
+        """
         more = max(0, trials - self.proposed)
         return more if self.num_left is None else min(more, self.num_left)
 
     def _new(self, number: int) -> tuple[Encoded, Notes]:
-        """As of `_choose`, but a configuration that has been proposed already gives way to one that has not."""
+        """Returns the same as `_choose`, but replaces a configuration that has been proposed already by a new
+        one.
+        """
         params, notes = self._choose(number)
         point = self._points[number] if number < len(self._points) else {}
         if self._untried.is_repeat(params) if point else not self._untried.new(params):
@@ -159,7 +182,7 @@ class StudyAdapter:
         return params, notes
 
     def _choose(self, number: int) -> tuple[Encoded, Notes]:
-        """Encoded values, and what the sampler notes about them."""
+        """Returns the encoded values of a proposal, and the sampler's notes about it."""
         sampler, count = self._sampler, len(self._points)
         start = sampler.name if sampler.name in NON_ADAPTIVE else sampler.start
         if number < count:
@@ -180,15 +203,15 @@ class StudyAdapter:
             sampler=make_sampler("tpe" if sampler.name == LOCAL else sampler.name, seed=seed),
         )
         study.add_trials(self._visible_trials())
-        # Optuna's Gaussian process divides 0 by 0 where one point is better than all others by orders of magnitude, as
-        # under constraints that little keeps; it goes on from that point alone then.
+        # Optuna's Gaussian process divides 0 by 0 if one point is better than all others by orders of magnitude, as
+        # happens under constraints that few trials meet. It then continues from that point alone.
         with np.errstate(invalid="ignore"):
             study.ask(self._distributions)
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
 
     def _next_of_grid(self, place: int) -> Encoded:
-        """The first combination from a place of the grid's order on, and around its end, that is new."""
+        """Returns the first new combination in the grid's order, from a place on and around its end."""
         size = self._space.size() or 1
         for index in range(place, place + size):
             params = sample_blind("grid", self._space, seed=self._seed, number=index)
@@ -197,7 +220,7 @@ class StudyAdapter:
         return params
 
     def _add(self, params: Encoded, notes: Notes) -> int:
-        """Enter a running trial; its number."""
+        """Adds a running trial, and returns its number."""
         number = self.proposed
         self._study.add_trial(
             create_trial(
@@ -217,19 +240,24 @@ class StudyAdapter:
         return number
 
     def replay(self, record: TrialRecord) -> None:
-        """Take over a trial of the journal, as running; follow with `report` and `tell`. In order of the numbers."""
+        """Adds a trial of the journal as running; `report` and `tell` follow. Trials must be added in the order
+        of their numbers.
+
+        Raises:
+            UserError: the journal lacks the trial before this one.
+        """
         number = self._add(self._space.encode(record.values), {})
         if number != record.number:
             raise UserError(f"the journal has no trial {number}; move its folder away to search anew.")
 
     def report(self, number: int, epoch: int, value: float, others: Mapping[str, float] = MappingProxyType({})) -> None:
-        """An intermediate value. One that was reported already is ignored.
+        """Records the value of an epoch; an epoch that was reported already is ignored.
 
         Args:
-            number: Of the trial.
-            epoch: Counted from 1.
-            value: Of the first objective.
-            others: Further metrics of this epoch, of which those are learned from by which trials go on.
+            number: The trial's number.
+            epoch: Number of the epoch, counted from 1.
+            value: Value of the first objective.
+            others: Further metrics of this epoch; only metrics by which trials go on are used.
         """
         if epoch in self._reported[number]:
             return
@@ -240,7 +268,9 @@ class StudyAdapter:
             self._open[number].report(value, epoch)
 
     def pause(self, number: int, *, constraints: Mapping[str, float]) -> None:
-        """A trial waits at a rung. The sampler learns from it as from one that was stopped there."""
+        """Records that a trial waits at a rung. The sampler learns from it as from a trial that was stopped
+        there.
+        """
         values = {} if self._objectives.is_multi_objective else self._reported[number]
         last = values[max(values)] if values else math.nan
         paused = create_trial(
@@ -256,7 +286,7 @@ class StudyAdapter:
         self._learn(paused)
 
     def resume(self, number: int) -> None:
-        """A trial that waited goes on, or has ended."""
+        """Records that a trial that waited goes on, or has ended."""
         if (paused := self._paused.pop(number, None)) is not None:
             self._ended = [trial for trial in self._ended if trial.number != paused.number]
             if self._local is not None:
@@ -271,7 +301,14 @@ class StudyAdapter:
             self._learned += 1
 
     def tell(self, number: int, state: str, *values: float, constraints: Mapping[str, float]) -> None:
-        """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
+        """Records the end of a trial.
+
+        Args:
+            number: The trial's number.
+            state: Its final state (see `pipeline.tune.journal.records`).
+            values: Objectives at its last epoch, in order.
+            constraints: Violation of each constraint by name; a constraint is met at 0 or below.
+        """
         self.resume(number)
         trial = self._open.pop(number)
         del self._reported[number]
@@ -290,7 +327,9 @@ class StudyAdapter:
         self._learn(ended)
 
     def _visible_trials(self) -> list[FrozenTrial]:
-        """What a sampler is shown: results, and what is running, in the order of the numbers."""
+        """Returns the trials that a sampler sees: results, then running trials, each in the order of their
+        numbers.
+        """
         shown = [*self._prior_trials, *self._ended]
         if len(shown) > MAX_VISIBLE_TRIALS:
             half = MAX_VISIBLE_TRIALS // 2
@@ -306,11 +345,13 @@ class StudyAdapter:
         return shown + running
 
     def _running_params(self) -> list[Encoded]:
-        """Of those that have neither ended nor wait, in the order of their numbers."""
+        """Returns the encoded values of trials that neither have ended nor wait, in the order of their numbers."""
         return [trial.params for number, trial in sorted(self._open.items()) if number not in self._paused]
 
     def _ordered(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Ended trials, the best last; with several objectives, those that the fewest others dominate."""
+        """Returns ended trials, the best last; with several objectives, the trials that the fewest others
+        dominate come last.
+        """
         if not self._objectives.is_multi_objective:
             return sorted(trials, key=partial(rank_key, minimize=self._objectives.directions[0] == "minimize"))
         whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -319,8 +360,12 @@ class StudyAdapter:
         return sorted(trials, key=lambda trial: (-_violation(trial), -dominators.get(id(trial), len(trials))))
 
     def importances(self) -> dict[str, float]:
-        """Share of each parameter in the variance of the first objective among completed trials (PED-ANOVA); empty when
-        there are fewer than `MIN_COMPLETED` of them, whose shares would be chance.
+        """Returns the share of each parameter in the variance of the first objective among completed trials
+        (PED-ANOVA).
+
+        Returns:
+            Shares by dotted path; empty if fewer than `MIN_COMPLETED` trials have completed, whose shares would
+            be chance.
         """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(completed) < MIN_COMPLETED or len({trial.values[0] for trial in completed}) < 2:
@@ -330,7 +375,7 @@ class StudyAdapter:
         return {name: float(share) for name, share in found.items()}
 
     def save(self, path: Path) -> None:
-        """Write the study as an SQLite file that optuna-dashboard opens, whole or not at all."""
+        """Writes the study, atomically, as an SQLite file that optuna-dashboard opens."""
         with replace_file(path) as partial:
             storage = optuna.storages.RDBStorage(database_uri(partial))
             copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._objectives.directions)
@@ -340,11 +385,16 @@ class StudyAdapter:
 
 
 def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
-    """Trials that were stopped early as if they had run in full, at the value that they would have come to.
+    """Returns trials that were stopped early as if they had run in full, with the value expected at their last
+    epoch.
 
-    A Gaussian process learns from final values alone; see `extrapolate` for how they are estimated. What breaks a
-    constraint and was not trained stands at the worst that was seen. A constraint that is not known of a trial stands
-    at the median of the others', since a process of it has to be fitted to all trials.
+    A Gaussian process learns from final values alone; `extrapolate` estimates them. A trial that breaks a
+    constraint and was not trained enters with the worst value seen. A constraint that a trial lacks enters with
+    the median of the other trials, since the process of a constraint must be fitted to all trials.
+
+    Args:
+        trials: Ended and paused trials.
+        objectives: Objectives and constraints.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     worst = [min(column) for column in zip(*(objectives.maximised(trial.values) for trial in whole), strict=True)]
@@ -365,7 +415,7 @@ def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY
             trial.state, trial.values = TrialState.COMPLETE, values
         seen.append(trial)
     if not any(_violation(trial) > 0 for trial in seen):
-        # A constraint that nothing violates would be a second process to fit, which says the same everywhere.
+        # A constraint that no trial breaks would need a second process, which would predict the same everywhere.
         return [_with_constraints(trial, {}) for trial in seen]
     names = dict.fromkeys(name for trial in seen for name in _constraints(trial))
     usual = {name: statistics.median(c[name] for c in map(_constraints, seen) if name in c) for name in names}

@@ -1,9 +1,10 @@
-"""What a search has not tried yet: no configuration is proposed twice while others are left.
+"""Configurations that a search has not tried: no configuration is proposed twice while others are left.
 
-Samplers propose what their model favours, and in a small space come back to the same configuration again and again;
-trained with the same seed, it gives the same values to the last digit. What has been proposed once, whatever became of
-it, is replaced by the nearest configuration that has not, which is worth as much by all that the sampler knows. Results
-of a warm start are avoided too, until nothing else is left: they are no trials of this search.
+Samplers propose the configurations that their model favours, and in a small space return to the same one again
+and again. Trained with the same seed, it gives the same values to the last digit. A configuration that has been
+proposed, whatever its result, is therefore replaced by the nearest new one, which is as promising by all that
+the sampler knows. Results of a warm start are avoided too, until nothing else is left, since they are no trials
+of this search.
 """
 
 import math
@@ -18,19 +19,24 @@ from pipeline.config import Values
 from pipeline.tune.space import Encoded, SearchSpace
 
 ENUMERATED = 20_000
-"""Configurations of a space that are compared one by one; of larger ones, neighbours are drawn until one is new."""
+"""Largest size of a space whose configurations are compared one by one; in larger ones, neighbours are drawn at
+random.
+"""
 NEAR = 0.02
-"""Standard deviation of the first of these draws, as a share of a dimension's range; it doubles until one is new."""
+"""Standard deviation of the first of these draws, as a share of a dimension's range; it doubles until one is
+new.
+"""
 DRAWS = 16
-"""At each distance."""
+"""Draws at each distance."""
 WIDENINGS = 12
-"""After so many, the values that were to stay are given up: there may be nothing new with them."""
+"""Number of doublings after which fixed values are given up, since there may be no new configuration with them."""
 
 Key = tuple[float, ...]
+"""Place of a configuration: one number for each dimension."""
 
 
 class Untried:
-    """A space and what has been proposed of it. All values are encoded (see `SearchSpace.encode`)."""
+    """Space with the configurations proposed so far. All values are encoded (see `SearchSpace.encode`)."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
@@ -41,31 +47,36 @@ class Untried:
         self._prior_keys: set[Key] = set()
 
     def add(self, values: Values) -> None:
-        """Count a configuration as proposed."""
+        """Counts a configuration as proposed."""
         self._proposed.add(self._key(values))
 
     def add_prior(self, values: Values) -> None:
-        """Avoid a configuration while there are others."""
+        """Counts a configuration as one to avoid while there are others."""
         self._prior_keys.add(self._key(values))
 
     @property
     def left(self) -> int | None:
-        """How many configurations have not been proposed; None where there is no end of them."""
+        """Number of configurations that have not been proposed; None if the space is infinite."""
         return None if self._size is None else max(0, self._size - len(self._proposed))
 
     def new(self, values: Values) -> bool:
-        """Whether a configuration may be proposed."""
+        """Returns whether a configuration may be proposed."""
         return self._key(values) not in self._avoided()
 
     def is_repeat(self, values: Values) -> bool:
-        """Whether this search has proposed a configuration."""
+        """Returns whether this search has proposed a configuration."""
         return self._key(values) in self._proposed
 
     def nearest(self, values: Values, *, seed: int, fixed: Collection[str] = ()) -> Encoded:
-        """The configuration nearest to one that may not be proposed, of those that may; itself, if none is left.
+        """Returns the nearest configuration that may be proposed; the given one, if none is left.
 
-        Distances are those of the unit cube, another choice of a category being a whole side away; the seed decides
-        between equals. fixed: dimensions that keep their values, unless everything has been tried with these.
+        Distances are those of the unit cube, in which two categories are a whole side apart. The seed decides
+        between equals.
+
+        Args:
+            values: Encoded values of a configuration that may not be proposed.
+            seed: Seed of all random choices.
+            fixed: Dimensions that keep their values, unless everything with these values has been tried.
         """
         if self.left == 0:
             return dict(values)
@@ -75,19 +86,30 @@ class Untried:
         return self._sample(values, avoided, fixed, rng)
 
     def _avoided(self) -> Collection[Key]:
+        """Returns the places that may not be proposed: prior results count until nothing else is left."""
         if not self._prior_keys:
             return self._proposed
         both = self._proposed | self._prior_keys
         return self._proposed if len(both) == self._size else both
 
     def _key(self, values: Values) -> Key:
-        """A configuration's place: of what has steps, the number of the step, since 3 * 0.1 is not quite 0.3."""
+        """Returns a configuration's place; with steps, the number of the step, since 3 * 0.1 is not exactly
+        0.3.
+        """
         pairs = zip(self._distributions.items(), self._counts, strict=True)
         return tuple(_place(distribution, count, values[path]) for (path, distribution), count in pairs)
 
     def _compared(
         self, values: Values, avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
     ) -> Encoded:
+        """Returns the nearest new configuration of a small space, by comparing all configurations.
+
+        Args:
+            values: Encoded values to start from.
+            avoided: Places that may not be proposed.
+            fixed: Dimensions that keep their values.
+            rng: Random generator.
+        """
         counts = [count or 1 for count in self._counts]
         here = self._key(values)
         distance: NDArray[np.float64] = np.zeros((1,))
@@ -110,6 +132,14 @@ class Untried:
     def _sample(
         self, values: Values, avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
     ) -> Encoded:
+        """Returns a new configuration near a given one in a large space, by draws at growing distances.
+
+        Args:
+            values: Encoded values to start from.
+            avoided: Places that may not be proposed.
+            fixed: Dimensions that keep their values.
+            rng: Random generator.
+        """
         center = np.array(self._space.shares(self._space.decode(values)))
         categorical = [isinstance(each, CategoricalDistribution) for each in self._distributions.values()]
         widening = 0
@@ -138,6 +168,13 @@ class Untried:
 
 
 def _place(distribution: Any, count: int | None, value: Any) -> float:
+    """Returns a value's place: index of a choice, number of a step, or the value itself where it is continuous.
+
+    Args:
+        distribution: Optuna's distribution of the dimension.
+        count: Number of its values; None if it is continuous.
+        value: Encoded value.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices.index(value)
     return float(value) if count is None else round((value - distribution.low) / distribution.step)

@@ -1,7 +1,7 @@
-"""What a search knows beforehand: the results of an earlier one over the same space, or those of a table.
+"""Warm start: results of an earlier search over the same space, or of a table, that a sampler learns from.
 
-They are copied into the first line of the new search's journal, so that it goes on the same whatever becomes of where
-they came from. A sampler learns from them; they are no trials of the search, and none of them can become the best.
+They are copied into the first line of the new search's journal, so that the search can be resumed whatever
+happens to their source. They are no trials of the search, and none of them can become the best configuration.
 """
 
 import math
@@ -22,18 +22,28 @@ from pipeline.tune.space import SearchSpace
 from pipeline.tune.table_cells import parse_cell
 
 PriorResult = Mapping[str, Any]
-"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its first objective, ascending.
-metrics: what is known of the search's other objectives, and of what its constraints bound, by name; absent if that is
-nothing.
+"""Result with these keys.
+
+values: parameter values by dotted path. state: `complete` or `pruned`. curve: pairs of an epoch and its first
+objective, ascending. metrics: values by name of the search's other objectives, and of metrics that its
+constraints bound; absent if there are none.
 """
 
 
 def results_from_search(history: SearchHistory, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
-    """The ended trials of an earlier search's own study; those outside of this space's ranges are left out.
+    """Returns the ended trials of an earlier search's own study; trials outside of this space's ranges are left
+    out.
+
+    Args:
+        history: History of the earlier search.
+        params: All parameters of this search.
+        space: This search's space.
+        where: Name of the earlier search, for messages.
 
     Raises:
-        UserError: it varied other parameters, planned other epochs, had not all objectives, or another function of the
-            user's; or nothing of it lies within this space.
+        UserError: it varied other parameters, planned other epochs, lacks an objective, or had another function
+            of the
+        user's as an objective; or none of its trials lies within this space.
     """
     content = history.header.get("content", {})
     _check_names(content.get("space", {}).get("parameters", {}), space, where)
@@ -67,15 +77,22 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
 
 
 def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
-    """The rows of a CSV file with a column for each dimension, and one for each objective, such as `val/accuracy`.
+    """Returns the rows of a CSV file with a column for each dimension and each objective, such as
+    `val/accuracy`.
 
-    What constraints bound is taken from columns of these names, if they are there.
+    Metrics that constraints bound are read from the columns with their names, if there are any. The file may be
+    a search's own trials.csv: if it has a column `role`, only trials are read, and if it has a column `state`,
+    only complete ones.
 
-    Such as a search's own trials.csv: of a file with a `role`, rows other than trials are left out, of one with a
-    `state`, those that are not complete.
+    Args:
+        path: The file.
+        params: All parameters.
+        space: The search space.
+        where: Name of the file, for messages.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or a row is not of the space; the message names it.
+        UserError: the file cannot be read, lacks a column, or has a row that is not of the space; the message
+            names it.
     """
     try:
         table = parse_table(decode_text(read_user_file(path)))
@@ -113,7 +130,14 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
 def as_trials(
     results: Iterable[PriorResult], space: SearchSpace, objectives: Objectives = ACCURACY_ALONE
 ) -> list[FrozenTrial]:
-    """As Optuna has them. With several objectives, only those that ran in full: the others have not all of them."""
+    """Returns results as trials of Optuna. With several objectives, only those that ran in full: others lack
+    some of them.
+
+    Args:
+        results: The results.
+        space: The search space.
+        objectives: Objectives and constraints.
+    """
     states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
     trials = []
     for each in results:
@@ -136,10 +160,15 @@ def as_trials(
 
 
 def check_points(params: Params, space: SearchSpace) -> None:
-    """Refuse a point that is not of the space, or is another one once more.
+    """Raises an error if a point of `search.points` is not of the space, or is the same configuration as
+    another one.
+
+    Args:
+        params: All parameters.
+        space: The search space.
 
     Raises:
-        UserError: every mistake, each with the point and the parameter.
+        UserError: names every mistake, each with the point and the parameter.
     """
     problems = [
         f"params.yaml: search.points.{quote_name(name)}: {problem}"
@@ -169,7 +198,9 @@ def _lacking(objectives: Objectives, metric: Callable[[str], float]) -> list[str
 
 
 def _others(objectives: Objectives, metric: Callable[[str], float]) -> dict[str, Any]:
-    """What is known beside the curve; nothing in a search for val/accuracy alone without constraints."""
+    """Returns the metrics known besides the curve; empty in a search for val/accuracy alone without
+    constraints.
+    """
     names = dict.fromkeys((*objectives.objectives[1:], *objectives.limits))
     there = {name: metric(name) for name in names if math.isfinite(metric(name))}
     return {"metrics": there} if there else {}
@@ -183,6 +214,16 @@ def _figure(row: Mapping[str, str | None], name: str) -> float:
 
 
 def _check_names(theirs: Mapping[str, Values], space: SearchSpace, where: str) -> None:
+    """Checks that an earlier search varied the same parameters as this space.
+
+    Args:
+        theirs: The earlier search's dimensions by dotted path.
+        space: This search's space.
+        where: Name of the earlier search, for messages.
+
+    Raises:
+        UserError: it varied other parameters.
+    """
     ours = space.dimensions
     problems = [f"{where}: it varied {path}, which {space.file} does not" for path in theirs if path not in ours]
     problems += [f"{where}: it did not vary {path}, which {space.file} does" for path in ours if path not in theirs]
@@ -191,6 +232,16 @@ def _check_names(theirs: Mapping[str, Values], space: SearchSpace, where: str) -
 
 
 def _inside(found: Sequence[PriorResult], space: SearchSpace, where: str) -> list[PriorResult]:
+    """Returns the results that lie within the space.
+
+    Args:
+        found: All results.
+        space: The search space.
+        where: Name of their source, for messages.
+
+    Raises:
+        UserError: there are none.
+    """
     inside = [each for each in found if not space.values_outside(each["values"])]
     if inside:
         return inside
