@@ -1,4 +1,4 @@
-"""Search spaces: a YAML file names what may vary by the parameters' own dotted paths, and the controls.
+"""Search spaces: a YAML file names the parameters that vary, by their dotted paths, and the controls.
 
     parameters:
       regularizer.spatial_entropy.weight: {type: float, low: 0.003, high: 1.0, log: true}
@@ -6,9 +6,9 @@
     controls:
       baseline: {regularizer.spatial_entropy.weight: 0.0}
 
-Types are float and int (low, high, optionally log or step) and categorical (choices); each may have a `prior` (see
-`pipeline.tune.prior_check`). Everything is checked against `pipeline.config`: names, types, and that both ends of a
-range are within the parameter's bounds.
+Types are float and int (low, high, optionally log or step) and categorical (choices). Each dimension may have a
+`prior` (see `pipeline.tune.prior_check`). Everything is checked against `pipeline.config`: names, types, and
+that both ends of a range are within the parameter's bounds.
 """
 
 import math
@@ -40,18 +40,26 @@ Encoded = dict[str, Any]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A checked space. dimensions: the file's mapping by dotted path. controls: values by path, by control name."""
+    """Checked search space.
+
+    Attributes:
+        file: The space's file, for messages.
+        dimensions: Dimensions by dotted path, as in the file.
+        controls: Parameter values by dotted path, by the control's name.
+    """
 
     file: str
     dimensions: Mapping[str, Dimension]
     controls: Mapping[str, Values]
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Optuna's distribution of each dimension, by dotted path."""
+        """Returns Optuna's distribution of each dimension, by dotted path."""
         return {path: distribution_of(dimension) for path, dimension in self.dimensions.items()}
 
     def decode(self, proposed: Values) -> Values:
-        """Parameter values for what Optuna proposed; a list or mapping among the choices goes as JSON."""
+        """Returns the parameter values of a proposal of Optuna, in which a list or mapping among the choices is
+        JSON.
+        """
         values = {}
         for path, value in proposed.items():
             choices = self.dimensions[path].get("choices")
@@ -59,7 +67,7 @@ class SearchSpace:
         return values
 
     def encode(self, values: Values) -> Encoded:
-        """The inverse of `decode`, for the values of the dimensions alone; those that are there."""
+        """Returns the inverse of `decode`, for those dimensions alone that have a value."""
         return {
             path: choice_label(values[path]) if "choices" in dimension else values[path]
             for path, dimension in self.dimensions.items()
@@ -67,7 +75,9 @@ class SearchSpace:
         }
 
     def value_at(self, shares: Sequence[float]) -> Encoded:
-        """Encoded values at a point of the unit cube: shares, in [0, 1), of the way through the dimensions' ranges."""
+        """Returns the encoded values at a point of the unit cube: shares, in [0, 1), of the way through the
+        dimensions' ranges.
+        """
         distributions = self.distributions()
         return {
             path: value_at(distribution, float(share))
@@ -75,35 +85,42 @@ class SearchSpace:
         }
 
     def shares(self, values: Values) -> list[float]:
-        """The inverse of `value_at`, for values by dotted path; of what has steps, the middle of the step."""
+        """Returns the inverse of `value_at`, for values by dotted path; for a dimension with steps, the middle
+        of the step.
+        """
         encoded = self.encode(values)
         return [share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
 
     def size_fraction(self, path: str, value: Any) -> float:
-        """Of one encoded value, how far it is through its dimension's range."""
+        """Returns how far an encoded value is through its dimension's range, in [0, 1]."""
         return share_of(distribution_of(self.dimensions[path]), value)
 
     def steps(self) -> dict[str, int | None]:
-        """How many values each dimension has, by dotted path; None where it is continuous."""
+        """Returns the number of values of each dimension, by dotted path; None for a continuous one."""
         return {path: num_steps(distribution) for path, distribution in self.distributions().items()}
 
     def size(self) -> int | None:
-        """How many configurations there are; None where a dimension is continuous."""
+        """Returns the number of configurations; None if a dimension is continuous."""
         counts = [count for count in self.steps().values() if count is not None]
         return math.prod(counts) if len(counts) == len(self.dimensions) else None
 
     def values_at_ends(self, path: str) -> list[Any]:
-        """The values of a dimension that a check has to look at: all its choices, or both ends of its range."""
+        """Returns the values of a dimension that a check must cover: all its choices, or both ends of its
+        range.
+        """
         dimension = self.dimensions[path]
         return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
 
     def representative_configs(self, params: Params) -> Iterator[tuple[str, Params]]:
-        """Yields configurations in which every choice of regulariser and network occurs, with each choice of what is
-        frozen, with all weights as high as they go: those of `params`, of every control, and of the dimensions. Each
-        comes with who asks for it.
+        """Yields configurations that cover every choice of regulariser and network, each with its source for
+        messages.
+
+        The configurations are those of `params`, of every control, and of the dimensions. For the latter, each
+        choice of the frozen layers is combined with each choice of the other dimensions, and all weights have
+        their highest values.
 
         Raises:
-            UserError: a configuration is none.
+            UserError: a configuration is invalid.
         """
         yield "params.yaml", params
         for name, values in self.controls.items():
@@ -113,7 +130,7 @@ class SearchSpace:
             path: self.values_at_ends(path) for path in self.dimensions if path.startswith(("regularizer.", "model."))
         }
         highest = {path: values[-1] for path, values in ends.items()}
-        # What a regulariser reads may be frozen or not, whatever the others are.
+        # Layers that a regulariser reads may be frozen with any value of the other dimensions.
         for frozen in ends.get("model.freeze", [None]):
             fixed = highest if frozen is None else {**highest, "model.freeze": frozen}
             for path, there in ends.items():
@@ -121,7 +138,9 @@ class SearchSpace:
                     yield self.file, params.with_values({**fixed, path: value}, where=self.file)
 
     def values_outside(self, values: Values) -> list[str]:
-        """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""
+        """Returns the mistakes of values as a point of this space, complete or partial, in words; an empty list
+        if there are none.
+        """
         problems = [
             f"{quote_name(str(path))}: no dimension of {self.file}; its dimensions: {', '.join(self.dimensions)}"
             for path in values
@@ -134,22 +153,27 @@ class SearchSpace:
         return problems
 
     def recipe(self) -> "SearchSpace":
-        """What is left of the space without the regulariser's parameters: what a control can be tuned over."""
+        """Returns the space without the regulariser's parameters, over which a control can be tuned."""
         return replace(
             self,
             dimensions={path: spec for path, spec in self.dimensions.items() if not path.startswith("regularizer.")},
         )
 
     def content(self) -> dict[str, Any]:
-        """What the space is, for the fingerprint: without the file's name and comments."""
+        """Returns the space's part in the fingerprint, without the file's name and comments."""
         return {"parameters": dict(self.dimensions), "controls": dict(self.controls)}
 
 
 def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
-    """Read a space and check it against the parameters.
+    """Reads a space and checks it against the parameters.
+
+    Args:
+        path: The space's file.
+        params: All parameters.
+        shown_as: Name of the file in messages.
 
     Raises:
-        UserError: every mistake of the file at once, each with its path, what was given and what is allowed.
+        UserError: names every mistake of the file, each with its path, the value given and the values allowed.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):

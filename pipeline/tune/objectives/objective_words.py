@@ -1,4 +1,4 @@
-"""The first objective in words: its name in sentences, its unit, and the difference that matters."""
+"""Wording of the first objective: its name in sentences, its unit, and the difference that matters."""
 
 from pipeline.config import Params
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words
@@ -6,15 +6,20 @@ from pipeline.tune.objectives.objectives import metric_of, objectives_from_param
 
 
 def objective_words(params: Params) -> MetricWords:
-    """The words of the first objective; its margin is `evaluate.margin` where `evaluate.metric` is the same metric.
+    """Returns the wording of the first objective.
+
+    Its margin is `evaluate.margin` if `evaluate.metric` is the same metric.
+
+    Args:
+        params: All parameters.
 
     Raises:
-        UserError: as `pipeline.score.metrics.chosen_metric.chosen_metric`, of a user's function.
+        UserError: a user's function is invalid, as in `pipeline.score.metrics.chosen_metric.chosen_metric`.
     """
     name = metric_of(objectives_from_params(params).first, params)
     if name == ACCURACY_WORDS.name:
         return accuracy_words(params)
-    # They import scipy, for which commands that only read do not wait.
+    # Imported here because they import scipy, for which commands that only read results should not wait.
     from pipeline.score.metrics.chosen_metric import chosen_metric
     from pipeline.score.metrics.metric import METRICS
 

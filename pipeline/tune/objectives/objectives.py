@@ -1,16 +1,16 @@
-"""What a search is after: its objectives, and the constraints that the configuration it names as the best must keep.
+"""Objectives of a search, and the constraints that the best configuration must meet.
 
-val/accuracy, val/loss   at a trial's last epoch
-val/balanced_accuracy, val/macro_f1, val/auroc
-                         likewise, where they are asked for (`pipeline.score.metrics`)
-val/metric               the user's function that evaluate.metric names, of which more must be better
-val/attention/jaccard, val/attention/auroc
-                         of the attention of the last block against the validation images' masks, at the rungs and the
-                         last epoch
-                         (`pipeline.score.locate`; of the head with the highest AUROC on these same images)
-parameters               of the network; known before anything is trained
-latency_ms, images_per_s of a forward pass on the trial's device, measured before its first epoch
-                         (`pipeline.score.latency`)
+    val/accuracy, val/loss   at a trial's last epoch
+    val/balanced_accuracy, val/macro_f1, val/auroc
+                             likewise, if they are requested (`pipeline.score.metrics`)
+    val/metric               the user's function that evaluate.metric names, of which more must be better
+    val/attention/jaccard, val/attention/auroc
+                             attention of the last block against the masks of the validation images, at the rungs and
+                             the last epoch (`pipeline.score.locate`; of the head with the highest AUROC on these same
+                             images)
+    parameters               number of the network's parameters; available before anything is trained
+    latency_ms, images_per_s of a forward pass on the trial's device, measured before its first epoch
+                             (`pipeline.score.latency`)
 """
 
 import math
@@ -32,9 +32,11 @@ LOWER_IS_BETTER = (LOSS, PARAMETERS, LATENCY)
 OF_ATTENTION, OF_SPEED = (JACCARD, AUROC), (LATENCY, THROUGHPUT)
 USER_METRIC = "val/metric"
 OF_CLASSES = ("val/balanced_accuracy", "val/macro_f1", "val/auroc", USER_METRIC)
-"""What is measured of the probabilities of the validation images, after every epoch."""
+"""Metrics of the class probabilities of the validation images, measured after every epoch."""
 MAY_BE_FIRST = (VAL_ACCURACY, LOSS, *OF_CLASSES)
-"""What every epoch has: by the first objective trials go on at rungs, and the configuration to retrain is chosen."""
+"""Metrics that every epoch has, of which one must be the first objective. By that one, trials go on at rungs,
+and the configuration to retrain is chosen.
+"""
 
 LIMITED = {
     "max_parameters": PARAMETERS,
@@ -42,15 +44,19 @@ LIMITED = {
     "min_images_per_s": THROUGHPUT,
     "min_attention_jaccard": JACCARD,
 }
-"""The metric that each of `search.constraints` bounds, in the direction in which it gets worse."""
+"""Metric that each of `search.constraints` bounds, in the direction in which it gets worse."""
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """objectives: names of metrics, the first one of `MAY_BE_FIRST`. limits: the worst value allowed, by metric.
+    """Objectives and constraints of a search.
 
-    then: the metric that decides among configurations that the first does not tell apart (`search.choose.then`); None
-    where none does.
+    Attributes:
+        objectives: Names of metrics, the first one of `MAY_BE_FIRST`.
+        limits: Worst value allowed, by metric.
+        then: Metric that decides among configurations that the first objective does not tell apart
+            (`search.choose.then`);
+        None if there is none.
     """
 
     objectives: tuple[str, ...] = (VAL_ACCURACY,)
@@ -59,7 +65,7 @@ class Objectives:
 
     @property
     def first(self) -> str:
-        """The objective by which trials go on and configurations are chosen."""
+        """Objective by which trials go on and configurations are chosen."""
         return self.objectives[0]
 
     @property
@@ -68,29 +74,30 @@ class Objectives:
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
-        """Optuna's words, by objective."""
+        """Direction of each objective, in Optuna's words."""
         return ["minimize" if name in LOWER_IS_BETTER else "maximize" for name in self.objectives]
 
     @property
     def metrics(self) -> list[str]:
-        """Every metric that is an objective, bounded or decides among equals, but for val/accuracy and val/loss, which
-        all trials have.
+        """Every metric that is an objective, is bounded, or decides among equals.
+
+        The metrics val/accuracy and val/loss are left out, since all trials have them.
         """
         asked = (*self.objectives, *self.limits, *([self.then] if self.then else []))
         return [name for name in dict.fromkeys(asked) if name not in (VAL_ACCURACY, LOSS)]
 
     @property
     def shown_metrics(self) -> list[str]:
-        """What lists of trials show beside the first objective."""
+        """Metrics that lists of trials show besides the first objective."""
         asked = (*self.objectives[1:], *self.limits, *([self.then] if self.then else []))
         return [name for name in dict.fromkeys(asked) if name != self.first]
 
     @property
     def stopping_metrics(self) -> list[str]:
-        """The metrics by each of which a trial may go on at a rung, the first objective first.
+        """Metrics by each of which a trial may go on at a rung, the first objective first.
 
-        Attention hardly goes along with what is measured of the classes, which alone would stop the trials that it is
-        to be chosen by.
+        Attention is hardly correlated with metrics of the classes. By these alone, trials would be stopped that
+        attention is to choose from.
         """
         return [self.first, *([self.then] if self.then in OF_ATTENTION else [])]
 
@@ -107,26 +114,32 @@ class Objectives:
         return [name for name in self.metrics if name in OF_SPEED]
 
     def gain(self, record: TrialRecord) -> float:
-        """The first objective at a trial's last epoch, turned so that more is better; NaN where it is not there."""
+        """Returns the first objective at a trial's last epoch, turned so that more is better; NaN if it is
+        missing.
+        """
         return maximise(self.first, record.metric(self.first))
 
     def gains(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Those of an epoch's metrics by which a trial may go on, turned so that more is better of each."""
+        """Returns the metrics of an epoch by which a trial may go on, each turned so that more is better."""
         return {name: maximise(name, metrics[name]) for name in self.stopping_metrics if name in metrics}
 
     def objective_values(self, record: TrialRecord) -> list[float]:
-        """The objectives at the last epoch; NaN where one is not there."""
+        """Returns the objectives at a trial's last epoch; NaN for a missing one."""
         return [record.metric(name) for name in self.objectives]
 
     def maximised(self, values: Sequence[float]) -> list[float]:
-        """Values of the objectives, turned so that more is better of each."""
+        """Returns values of the objectives, each turned so that more is better."""
         return [maximise(name, value) for name, value in zip(self.objectives, values, strict=True)]
 
     def violations(self, metric: Callable[[str], float]) -> dict[str, float]:
-        """By how much each limit is broken, as a share of the limit; at 0 or below it is kept. metric: a value by name.
+        """Returns the violation of each limit by metric, as a share of the limit; the limit is met at 0 or
+        below.
 
-        Shares, since a sampler adds up what is broken: a million parameters and a millisecond have to weigh alike. What
-        is not known (NaN) is left out.
+        Violations are shares because a sampler adds them up, and a million parameters must weigh as much as a
+        millisecond. A metric that is NaN is left out.
+
+        Args:
+            metric: Returns a metric's value by name; NaN if it is missing.
         """
         found = {}
         for name, limit in self.limits.items():
@@ -136,7 +149,11 @@ class Objectives:
         return found
 
     def explain_infeasible(self, measured: Mapping[str, float]) -> list[str]:
-        """The limits that what is known before the first epoch breaks, each in words. measured: by metric."""
+        """Returns, in words, the limits that metrics measured before the first epoch break.
+
+        Args:
+            measured: Values by metric.
+        """
 
         def metric(name: str) -> float:
             return measured.get(name, math.nan)
@@ -150,12 +167,14 @@ class Objectives:
         ]
 
     def is_feasible(self, record: TrialRecord) -> bool:
-        """Whether every limit is known to be kept."""
+        """Returns whether a trial has a value for every limit and meets it."""
         found = self.violations(record.metric)
         return len(found) == len(self.limits) and all(amount <= 0 for amount in found.values())
 
     def pareto_front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-        """Those of the records whose objectives no other one dominates; in their order."""
+        """Returns the records that no other one dominates, in their order. Records without a finite value of
+        each objective are left out.
+        """
         there = [record for record in records if all(map(math.isfinite, self.objective_values(record)))]
         counts = count_dominating([self.maximised(self.objective_values(record)) for record in there])
         return [record for record, count in zip(there, counts, strict=True) if not count]
@@ -164,30 +183,50 @@ class Objectives:
 ACCURACY_ALONE = Objectives()
 
 NO_METRIC, AUTO = "none", "auto"
-"""Of `search.choose.then`: no metric decides among equals; one that is found from the data."""
+"""Values of `search.choose.then`: no metric decides among equals; the metric is chosen by the data."""
 
 
 def maximise(name: str, value: float) -> float:
-    """A value of a metric, turned so that more is better."""
+    """Returns a value of a metric, turned so that more is better.
+
+    Args:
+        name: The metric's name.
+        value: Its value.
+    """
     return -value if name in LOWER_IS_BETTER else value
 
 
 def metric_of(objective: str, params: Params) -> str:
-    """The metric of class probabilities that an objective of `MAY_BE_FIRST` is, by its name in `evaluate.metric`."""
+    """Returns the name in `evaluate.metric` of the metric of class probabilities that an objective of
+    `MAY_BE_FIRST` is.
+
+    Args:
+        objective: The objective's name.
+        params: All parameters.
+    """
     if objective == USER_METRIC:
         return params.evaluate.metric
     return "log_loss" if objective == LOSS else objective.removeprefix("val/")
 
 
 def objective_of(metric: str) -> str:
-    """The objective by which a search is for a metric of `evaluate.metric`."""
+    """Returns the objective by which a search optimises a metric of `evaluate.metric`.
+
+    Args:
+        metric: The metric's name.
+    """
     if USER_FUNCTION.fullmatch(metric):
         return USER_METRIC
     return LOSS if metric == "log_loss" else f"val/{metric}"
 
 
 def objectives_from_params(params: Params) -> Objectives:
-    """The objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as none."""
+    """Returns the objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as
+    none.
+
+    Args:
+        params: All parameters.
+    """
     then = params.search.choose.then
     return Objectives(
         tuple(params.search.objectives),
@@ -197,7 +236,11 @@ def objectives_from_params(params: Params) -> Objectives:
 
 
 def objectives_from_content(content: Content) -> Objectives:
-    """The objectives of a search by what decides it, as its journal's header has it under `content`."""
+    """Returns the objectives of a search from the content of its fingerprint, as its journal's header has it.
+
+    Args:
+        content: The content.
+    """
     constraints = ConstraintsParams(**content.get("constraints", {}))
     return Objectives(
         tuple(content.get("objectives", [VAL_ACCURACY])), limits_from_params(constraints), content.get("then")
@@ -205,39 +248,63 @@ def objectives_from_content(content: Content) -> Objectives:
 
 
 def is_searched_for(params: Params) -> bool:
-    """Whether the first objective is the metric that the arms are compared by, `evaluate.metric`."""
+    """Returns whether the first objective is the metric that the arms are compared by, `evaluate.metric`.
+
+    Args:
+        params: All parameters.
+    """
     return objective_of(params.evaluate.metric) == params.search.objectives[0]
 
 
 def otherwise_by(params: Params) -> str:
-    """The metric that `search.choose.then: auto` is where too few validation images have masks."""
+    """Returns the metric of `search.choose.then: auto` when too few validation images have masks.
+
+    Args:
+        params: All parameters.
+    """
     return VAL_ACCURACY if params.search.objectives[0] == LOSS else LOSS
 
 
 def limits_from_params(constraints: ConstraintsParams) -> dict[str, float]:
-    """The limits that are given, by metric."""
+    """Returns the limits that are given, by metric.
+
+    Args:
+        constraints: `search.constraints`.
+    """
     given = {metric: getattr(constraints, name) for name, metric in LIMITED.items()}
     return {metric: float(limit) for metric, limit in given.items() if limit is not None}
 
 
 def format_metric(name: str, value: float) -> str:
-    """A value as sentences and tables show it."""
+    """Returns a metric's value as sentences and tables show it.
+
+    Args:
+        name: The metric's name.
+        value: Its value.
+    """
     if math.isnan(value):
         return "-"
     return f"{value:,.0f}" if name == PARAMETERS else f"{value:.4f}" if name.startswith("val/") else f"{value:.4g}"
 
 
 def format_limits(constraints: Mapping[str, float | None]) -> str:
-    """`search.constraints` in words, those that are given."""
+    """Returns the given limits of `search.constraints` in words.
+
+    Args:
+        constraints: Limits by parameter; None for no limit.
+    """
     given = {name: limit for name, limit in constraints.items() if limit is not None}
     return ", ".join(f"{name} {format_metric(LIMITED[name], limit)}" for name, limit in given.items())
 
 
 def check_objectives(params: Params) -> None:
-    """Refuse objectives that the search cannot be run for as it is set up otherwise.
+    """Raises an error if the search cannot be run for these objectives with its other parameters.
+
+    Args:
+        params: All parameters.
 
     Raises:
-        UserError: it names the parameter in the way, and what would do.
+        UserError: names the parameter in the way, and the remedy.
     """
     search, objectives = params.search, objectives_from_params(params)
     said = f"params.yaml: search.objectives: {', '.join(objectives.objectives)}"
@@ -284,7 +351,12 @@ def check_objectives(params: Params) -> None:
 
 
 def violated(records: Iterable[TrialRecord], objectives: Objectives) -> str:
-    """Why none of these configurations can be named the best: of each constraint, how near the nearest one came."""
+    """Returns, for each constraint, how near the nearest configuration came to meeting it, in words.
+
+    Args:
+        records: Configurations of which none can be named the best.
+        objectives: Objectives and constraints.
+    """
     tried = list(records)
     lines = []
     for name, limit in objectives.limits.items():
@@ -302,12 +374,21 @@ def violated(records: Iterable[TrialRecord], objectives: Objectives) -> str:
 
 
 def is_valid_result(record: TrialRecord, objectives: Objectives) -> bool:
-    """Whether a trial has run in full and keeps every constraint."""
+    """Returns whether a trial has run in full and meets every constraint.
+
+    Args:
+        record: The trial.
+        objectives: Objectives and constraints.
+    """
     return record.state == COMPLETE and objectives.is_feasible(record)
 
 
 def describe_objectives(params: Params) -> dict[str, str]:
-    """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
+    """Returns lines of the plan, by name; none in a search for val/accuracy alone without constraints.
+
+    Args:
+        params: All parameters.
+    """
     objectives, search = objectives_from_params(params), params.search
     lines = {}
     if objectives.is_multi_objective:

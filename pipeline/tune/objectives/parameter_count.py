@@ -1,4 +1,4 @@
-"""The parameters of the networks that a search's configurations ask for, before any of them is trained."""
+"""Counts of the parameters of the networks of a search's configurations, before any of them is trained."""
 
 import json
 import warnings
@@ -12,11 +12,19 @@ from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 
 MODEL = "model."
+"""Beginning of the dotted paths that decide a network."""
 
 
 def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Callable[[Values], int]:
-    """A function from a configuration, by dotted path, to the number of its network's parameters. Equal networks are
-    counted once. A network that cannot be built, which its trial will say of itself, has 0.
+    """Returns a function from a configuration, by dotted path, to the number of its network's parameters.
+
+    Equal networks are counted once. A network that cannot be built has 0 parameters; its trial reports the
+    error.
+
+    Args:
+        params: All parameters.
+        num_classes: Number of classes.
+        channels: Number of image channels.
     """
     known: dict[str, int] = {}
 
@@ -32,7 +40,15 @@ def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Cal
 
 
 def _parameters(config: ModelConfig, num_classes: int, side: int, channels: int) -> int:
-    """Of a network on torch's meta device, where it has shapes and takes no memory."""
+    """Returns the number of parameters of a network on torch's meta device, where it takes no memory; 0 if it
+    is invalid.
+
+    Args:
+        config: The network.
+        num_classes: Number of classes.
+        side: Side of the square images, in pixels.
+        channels: Number of image channels.
+    """
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # of a network without weights
         try:

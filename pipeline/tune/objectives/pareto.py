@@ -1,18 +1,21 @@
-"""Which configurations no other one is better than in every objective: the Pareto front."""
+"""Pareto front: the configurations that no other one dominates."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROWS_AT_ONCE = 512
-"""Configurations that are compared with all others in one step; bounds the memory that this takes."""
+"""Number of configurations that are compared with all others in one step; bounds the memory used."""
 
 
 def count_dominating(values: ArrayLike) -> NDArray[np.int64]:
-    """How many others dominate each configuration, (n,): 0 on the Pareto front.
+    """Returns the number of others that dominate each configuration, (n,): 0 on the Pareto front.
 
-    values: (n, objectives), all to be maximised, finite. One dominates another that it is nowhere worse than, and
-    somewhere better. This count orders configurations by Pareto dominance (Fonseca & Fleming, Genetic Algorithms for
-    Multiobjective Optimization, ICGA 1993, section 3.1).
+    One configuration dominates another that it is nowhere worse than, and somewhere better. This count orders
+    configurations by Pareto dominance (Fonseca & Fleming, Genetic Algorithms for Multiobjective Optimization,
+    ICGA 1993, section 3.1).
+
+    Args:
+        values: Finite values, (n, objectives), all to be maximised.
     """
     found = np.asarray(values, dtype=np.float64)
     if not len(found):

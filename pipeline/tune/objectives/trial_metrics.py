@@ -1,4 +1,6 @@
-"""What a trial measures of its network beside what training reports: its speed, and where its attention lies."""
+"""Metrics that a trial measures of its network besides those of training: its speed, and the location of its
+attention.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,13 @@ from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGH
 
 
 def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
-    """What the objectives ask for of a network's speed, on the device that it lies on."""
+    """Returns the requested metrics of a network's speed, on the device that it lies on.
+
+    Args:
+        model: The network.
+        data: Prepared set, split and device of the trial.
+        objectives: Objectives and constraints, which name the metrics.
+    """
     height, width = data.prepared.images.shape[1:3]
     measures = {LATENCY: latency_ms, THROUGHPUT: images_per_s}
     return {name: measures[name](model, (height, width), data.prepared.channels) for name in objectives.speed_metrics}
@@ -25,10 +33,16 @@ def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) 
 def score_classes(
     probabilities: NDArray[np.float32], data: TrainingData, objectives: Objectives, params: Params
 ) -> dict[str, float]:
-    """What the objectives ask for of the probabilities (N, C) of the validation images.
+    """Returns the requested metrics of the class probabilities of the validation images.
+
+    Args:
+        probabilities: Class probabilities of the validation images, (N, C).
+        data: Prepared set, split and device of the trial.
+        objectives: Objectives and constraints, which name the metrics.
+        params: All parameters; they name the user's function, if there is one.
 
     Raises:
-        UserError: a user's function fails, or gives no number.
+        UserError: a user's function fails, or returns no number.
     """
     labels = np.asarray(data.prepared.labels[data.split.val])
     return {
@@ -39,16 +53,16 @@ def score_classes(
 def score_images(
     probabilities: NDArray[np.float32], data: TrainingData, objectives: Objectives, params: Params
 ) -> NDArray[np.float64] | None:
-    """What each validation image counts for in the first objective, (N,): its pseudo-values; None where it has none.
+    """Returns the pseudo-values of the validation images in the first objective, (N,); None if it has none.
 
     Args:
-        probabilities: (N, C), of the validation images.
-        data: Whose these are.
-        objectives: Of the search.
-        params: That name the user's function, where the first objective is one.
+        probabilities: Class probabilities of the validation images, (N, C).
+        data: Prepared set, split and device of the trial.
+        objectives: Objectives and constraints.
+        params: All parameters; they name the user's function, if the first objective is one.
 
     Raises:
-        UserError: a user's function fails, or gives no number.
+        UserError: a user's function fails, or returns no number.
     """
     metric = find_metric(metric_of(objectives.first, params))
     labels = np.asarray(data.prepared.labels[data.split.val])
@@ -59,15 +73,22 @@ def score_images(
 
 
 def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
-    """What the objectives ask for of a trained network's attention against the masks of the validation images.
+    """Returns the requested metrics of a trained network's attention against the masks of the validation
+    images.
+
+    Args:
+        model: The network.
+        data: Prepared set, split and device of the trial.
+        objectives: Objectives and constraints, which name the metrics.
 
     Raises:
         UserError: the data have no masks.
-        ValueError: none of these masks holds both object and background.
+        ValueError: none of these masks contains both object and background.
     """
     if not objectives.attention_metrics:
         return {}
-    if data.prepared.masks is None:  # as of data that came back from DVC's cache, of which nobody noted what made them
+    # The plan has checked for masks, but cannot know it of data restored from DVC's cache without their record.
+    if data.prepared.masks is None:
         raise UserError(
             f"params.yaml: search: {', '.join(objectives.attention_metrics)}: attention is scored against masks, and "
             "the prepared set has none. Leave it out of search.objectives, search.constraints and "

@@ -1,1 +1,1 @@
-"""Ray Tune's side of a search: trainable, searcher, scheduler, callback, and where trials run."""
+"""Ray Tune's side of a search: trainable, searcher, scheduler, callback, and placement of trials."""

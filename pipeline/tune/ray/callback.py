@@ -1,4 +1,4 @@
-"""Ray Tune callback: passes what Ray Tune reports of its trials to the search controller."""
+"""Ray Tune callback: passes Ray Tune's events to the search controller."""
 
 import errno
 import sys
@@ -22,16 +22,24 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 LOOK_S = 2.0
-"""How often it is looked whether the search has been asked to finish."""
+"""Seconds between two checks of whether the user has asked the search to finish."""
 
 FULL = "No space left on device"
+"""Text of the operating system's error on a full disk."""
 
 
 class JournalCallback(tune.Callback):
-    """Writes what happens to trials into the search. Runs on Ray Tune's loop.
+    """Callback that passes events of trials to the search controller. Runs on Ray Tune's loop.
 
-    capacity: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
-    fatal_error: what the search cannot go on from, though no trial is to blame, such as a full disk.
+    Args:
+        controller: The search controller.
+        capacity: Capacity of a cluster, on which trials may wait for a place; the wait does not count as their
+            time. None on
+        this machine alone.
+
+    Attributes:
+        fatal_error: Error that ends the search though no trial is to blame, such as a full disk; None without
+            one.
     """
 
     def __init__(self, controller: SearchController, capacity: Capacity | None = None) -> None:
@@ -41,7 +49,7 @@ class JournalCallback(tune.Callback):
         self._looked = 0.0
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
-        # Ray asks for the next trial only when one has ended, which may be hours away.
+        # Ray asks for the next trial only when one has ended, which may take hours.
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             with self.capture_fatal():
@@ -78,7 +86,7 @@ class JournalCallback(tune.Callback):
                 self._controller.release(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        """A worker died, and the trial will start again; where the disk is full, in vain."""
+        """Checks for a full disk when a worker has died: Ray starts the trial again, which would fail again."""
         with self.capture_fatal():
             self._check_room(_reason(trial))
 
@@ -86,9 +94,10 @@ class JournalCallback(tune.Callback):
         said, name = _reason(trial), trial.config["trial"]
         with self.capture_fatal():
             self._check_room(said)
-            # Where a worker dies between two trials, Ray tells of it twice, and takes the second time for the last one.
+            # If a worker dies between two trials, Ray reports it twice, and takes the second report for the trial's last
+            # allowed failure.
             if self._controller.is_decided(name):
-                self._controller.release(name)  # it had nothing more to do
+                self._controller.release(name)  # the trial was to pause or stop anyway
                 return
             self._failures[name] += trial.run_metadata.num_failures
             if 0 < self._failures[name] <= trial.max_failures:
@@ -97,13 +106,14 @@ class JournalCallback(tune.Callback):
             self._controller.end_trial(name, FAILED, said[-2000:])
 
     def _leave(self, name: str, refused: Mapping[str, Any]) -> None:
-        """Hand a trial out again, away from a node that will not do, and say so once for the node."""
+        """Queues a trial again, away from a node that was rejected, and prints the reason once for the node."""
         assert self._capacity is not None
         if self._capacity.exclude_node(refused["node"]):
             print(join_lines(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
         self._controller.requeue(name)
 
     def _check_room(self, said: str) -> None:
+        """Raises an error if a failure's text or a test file shows that the disk is full."""
         if FULL in said or not _has_room(self._controller.folder):
             raise UserError(
                 f"the disk that holds {self._controller.folder}, or the workers' temporary files, is full. Free some "
@@ -112,7 +122,7 @@ class JournalCallback(tune.Callback):
 
     @contextmanager
     def capture_fatal(self) -> Iterator[None]:
-        """Keep what the search cannot go on from, since Ray wraps it or only makes a note of it."""
+        """Stores an error that ends the search, since Ray wraps such an error or only logs it."""
         if self.fatal_error is not None:
             raise self.fatal_error
         try:
@@ -123,7 +133,10 @@ class JournalCallback(tune.Callback):
 
 
 def _reason(trial: "Trial") -> str:
-    """What went wrong, as Ray has noted it beside the trial's own files; on a full disk it may have got no further."""
+    """Returns the error of a trial from Ray's files.
+
+    Ray writes it to a file in the trial's directory, and on a full disk may not have copied it any further.
+    """
     for place in (trial.error_file, trial.path and f"{trial.path}/{Path(trial.error_file or '').name}"):
         if place and Path(place).is_file():
             return Path(place).read_text(errors="replace")
@@ -131,7 +144,7 @@ def _reason(trial: "Trial") -> str:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether a small file can be written."""
+    """Returns whether a small file can be written."""
     probe = folder / "room"
     try:
         probe.write_bytes(bytes(65536))

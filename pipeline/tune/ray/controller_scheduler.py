@@ -1,4 +1,4 @@
-"""The scheduler as Ray Tune calls it: a report goes to the search controller, and its word goes to Ray Tune."""
+"""Scheduler as Ray Tune calls it: passes reports to the search controller, and its decisions to Ray Tune."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 FLAT, FLAT_USAGE = "metrics/", "usage/"
-"""How the keys of a report's metrics, and of what it used, begin, as a scheduler gets it."""
+"""Prefixes of the keys of a report's metrics, and of its usage, as a scheduler gets them."""
 
 
 class ControllerScheduler(FIFOScheduler):
-    """Asks the controller. Ray Tune calls its scheduler before its callbacks, so that reports go this way.
+    """Scheduler that asks the controller. Ray Tune calls its scheduler before its callbacks, so reports are
+    passed here.
 
-    A trial that is paused has stopped for Ray Tune; when it goes on, that is another of Ray's trials.
+    To Ray Tune, a paused trial has stopped. When the trial goes on, it is a new trial to Ray.
+
+    Args:
+        controller: The search controller.
+        callback: Callback that stores errors which end the search.
     """
 
     def __init__(self, controller: SearchController, callback: JournalCallback) -> None:
@@ -32,8 +37,8 @@ class ControllerScheduler(FIFOScheduler):
         if result.get("failed") or result.get("infeasible"):
             return STOP
         if result["epoch"] == 0:
-            return CONTINUE  # what it has measured of its network, before any epoch
-        # Ray hands schedulers a report whose mappings are flattened, and callbacks the report as it was made.
+            return CONTINUE  # a report of metrics measured before the first epoch
+        # Ray flattens the mappings of a report for schedulers, but not for callbacks.
         metrics, usage = (
             {key.removeprefix(flat): value for key, value in result.items() if key.startswith(flat)}
             for flat in (FLAT, FLAT_USAGE)

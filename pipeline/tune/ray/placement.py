@@ -1,4 +1,4 @@
-"""Where a search's trials run: this machine alone, or a Ray cluster whose nodes have been looked at before."""
+"""Placement of a search's trials: on this machine, or on a Ray cluster whose nodes have been checked before."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,13 @@ MEGABYTE = 10**6
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where trials run and leave their checkpoints.
+    """Place where trials run and leave their checkpoints.
 
-    checkpoints: the address of the folder for them. bundle: their data, where nodes may have to be sent them.
-    capacity: how many trials fit now; None where that stays what it is. admission: what nodes that join later are held
-    against.
+    Attributes:
+        checkpoints: Address of the folder of checkpoints.
+        bundle: The trials' data, if nodes may have to be sent them; else None.
+        capacity: Number of trials that fit now; None if it does not change.
+        admission: Requirements for nodes that join later; None on this machine alone.
     """
 
     checkpoints: str
@@ -36,7 +38,13 @@ class Runtime:
 
 @dataclass(frozen=True)
 class LocalData:
-    """Where a trial finds what it reads on the node that it runs on."""
+    """Paths of a trial's data on the node that it runs on.
+
+    Attributes:
+        prepared: Directory of the prepared set.
+        split: The split's file.
+        weights: Resolved pretrained weights, by specification.
+    """
 
     prepared: Path
     split: Path
@@ -45,10 +53,11 @@ class LocalData:
 
 @contextmanager
 def open_runtime(task: RunSpec) -> Iterator[Runtime]:
-    """Start Ray here, or join the cluster, look at its nodes and send them the data.
+    """Starts Ray on this machine, or joins the cluster, checks its nodes and sends them the data.
 
     Raises:
-        UserError: neither can be had, or something is wrong with a node; told for all nodes at once.
+        UserError: Ray cannot be started or joined, or nodes fail the check; the message lists the faults of all
+            nodes.
     """
     resources = task.resources
     if resources.address is None:
@@ -60,7 +69,7 @@ def open_runtime(task: RunSpec) -> Iterator[Runtime]:
         bundle = _listed(task)
         requirements = _requirements(task, bundle)
         answers = check_nodes(requirements)
-        # Nodes that join later may lack what those of now have; where several have it, the checkout is a shared one.
+        # If several nodes have the data, the checkout is on a shared disk. Otherwise nodes that join later may lack them.
         shared = len(answers) > 1 and all(answer.report and answer.report.data for answer in answers)
         if not shared or bundle.bytes <= cluster.ship_limit_mb * MEGABYTE:
             limit = cluster.ship_limit_mb * MEGABYTE
@@ -75,10 +84,14 @@ def open_runtime(task: RunSpec) -> Iterator[Runtime]:
 
 
 def inspect_cluster(task: RunSpec, *, data: bool = True) -> Sequence[NodeResult]:
-    """Look at the cluster's nodes as `open_runtime` does, and start nothing. data: whether they have been prepared.
+    """Checks the cluster's nodes as `open_runtime` does, and starts nothing.
+
+    Args:
+        task: The search or retraining.
+        data: Whether the data have been prepared, so that the nodes are checked for them.
 
     Raises:
-        UserError: as `open_runtime`.
+        UserError: as in `open_runtime`.
     """
     assert task.resources.address is not None
     with connect_to_cluster(task.resources.address, _plugins(task), worker_environment(_storage(task))):
@@ -86,10 +99,17 @@ def inspect_cluster(task: RunSpec, *, data: bool = True) -> Sequence[NodeResult]
 
 
 def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bundle: DataBundle | None) -> LocalData:
-    """Where this node has a search's data and pretrained weights; unpacked first, if they had to be sent.
+    """Returns the paths of a search's data and pretrained weights on this node; unpacks them first if they were
+    sent.
+
+    Args:
+        prepared: Directory of the prepared set on the driver's machine.
+        split: The split's file on the driver's machine.
+        weights: Resolved pretrained weights, by specification.
+        bundle: The same files, as sent to nodes; None if the paths are valid here.
 
     Raises:
-        UserError: as `open_bundle`.
+        UserError: as in `open_bundle`.
     """
     if bundle is None:
         return LocalData(prepared, split, weights)
@@ -99,9 +119,11 @@ def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bun
 
 
 PREPARED, SPLITS = "prepared", "splits"
+"""Folders of a bundle."""
 
 
 def _listed(task: RunSpec) -> DataBundle:
+    """Returns the bundle of everything that a task reads."""
     files = {f"{PREPARED}/{path.name}": path for path in task.prepared.iterdir() if path.is_file()}
     files |= {_split_name(split): split for split in (task.split, *task.other_splits)}
     return make_bundle(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
@@ -116,7 +138,7 @@ def _weights_name(weights: Weights) -> str:
 
 
 def _storage(task: RunSpec) -> str | None:
-    """The address of the storage that nodes share, None where that is the checkout."""
+    """Returns the address of the storage that nodes share; None if they share the checkout."""
     asked = task.params.search.cluster.storage
     return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
@@ -128,10 +150,11 @@ def _requirements(task: RunSpec, bundle: DataBundle) -> NodeRequirements:
         check_storage(storage, named_by="params.yaml: search.cluster.storage")
     else:
         there = next(folder for folder in (task.folder, *task.folder.parents) if folder.is_dir())
-        storage = str(there)  # nothing is made by a check
+        storage = str(there)  # the check must not create the folder, so an existing one above it is checked
     grows = task.params.search.max_concurrent_trials is not None
     return NodeRequirements(bundle, storage, sendable, task.resources.gpus, grows)
 
 
 def _plugins(task: RunSpec) -> list[str]:
+    """Returns the names of the user's own methods."""
     return [name.removeprefix("plugin ") for name in task.header.get("code", {}) if name.startswith("plugin ")]

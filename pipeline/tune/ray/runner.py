@@ -1,4 +1,4 @@
-"""Runs a search: a fresh Ray Tune experiment over what the journal says is still to do."""
+"""Runs a search: a new Ray Tune experiment over the runs that the journal leaves to do."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +29,24 @@ from pipeline.tune.ray.worker_entry import enter_trial
 from pipeline.tune.task import Resources, SearchTask
 
 UNLIMITED = 100_000
-"""Trials together at most, as Ray Tune takes it, where nodes come and go: `Capacity` says how many there are to be."""
+"""Limit on concurrent trials that Ray Tune gets on a cluster, where nodes come and go and `Capacity` limits
+them instead.
+"""
 
 
 def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchOutcome:
-    """Run, or go on with, a search until everything that was asked for has ended, or its budget is spent.
+    """Runs or resumes a search until every requested run has ended, or its budget is spent.
 
-    What the journal holds is told to the callbacks first, so that they end up with the whole search. Interrupting it at
-    any point loses nothing that the journal has.
+    The journal is replayed to the callbacks first, so that they see the whole search. An interruption at any
+    point loses nothing that the journal has.
+
+    Args:
+        task: The search.
+        callbacks: Called at every event.
 
     Raises:
-        UserError: another process runs this search, its journal cannot be read, it was made by other code, or the disk
-            is full.
+        UserError: another process runs this search, its journal cannot be read, other code began it, or the
+            disk is full.
     """
     resources = task.resources
     with Journal(task.folder / JOURNAL, task.header, gpus=resources.gpus) as journal:
@@ -74,6 +80,13 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
 
 
 def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> None:
+    """Runs Ray Tune until the controller has no further trial.
+
+    Args:
+        task: The search.
+        controller: The search controller, after its replay.
+        runtime: Place where trials run.
+    """
     params, resources = task.params, task.resources
     scheduler = controller.studies[METHOD].scheduler
     shared = TrialSpec(
@@ -99,9 +112,9 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
         tune_config=tune.TuneConfig(
             search_alg=QueueSearcher(controller, callback, runtime.capacity),
             scheduler=ControllerScheduler(controller, callback),
-            num_samples=-1,  # as many as the queue has: a run that Ray gave up too early is handed out again
+            num_samples=-1,  # no limit: runs that Ray gave up too early are queued again
             max_concurrent_trials=UNLIMITED if runtime.capacity else resources.max_concurrent,
-            # A fresh process costs seconds of imports a trial.
+            # A new process for each trial would take seconds of imports.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["folder"],
         ),
@@ -115,32 +128,34 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
             verbose=0,
         ),
     )
-    # Why a trial failed is in the journal and told by the callbacks; Ray would print a traceback besides.
+    # The journal and the callbacks report why a trial failed. Ray would also print a traceback.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
     except Exception:
-        # Ray wraps what its loop meets; what a user can mend was kept as it was.
+        # Ray wraps errors of its loop. An error that the user can fix was stored unwrapped by the callback.
         if callback.fatal_error is not None:
             raise callback.fatal_error from None
         raise
 
 
 def _keep_keys_out_of_logs() -> None:
-    """Have Ray Tune not hand AWS's keys to workers, which have them already: its way is logged on every node."""
+    """Stops Ray Tune from passing AWS keys to workers, which have them already, since Ray logs them on every
+    node.
+    """
     handed = class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
 
 
 def _trial_resources(resources: Resources, config: Values) -> tune.PlacementGroupFactory:
-    """What a trial takes, and which nodes it is kept away from."""
+    """Returns the resources of a trial, and the nodes that it must avoid."""
     away = exclude_selector(config["away_from"])
     options: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
     return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}], **options)
 
 
 def _counter(task: SearchTask) -> Callable[[Values], int] | None:
-    """Counts the parameters of configurations, where the search's objectives ask for them."""
+    """Returns a function that counts the parameters of a configuration; None if the objectives do not need it."""
     if PARAMETERS not in objectives_from_params(task.params).metrics:
         return None
     prepared = open_prepared(task.prepared)
@@ -148,8 +163,10 @@ def _counter(task: SearchTask) -> Callable[[Values], int] | None:
 
 
 def _weights_by_original_spec(history: SearchHistory, weights: Mapping[str, Weights]) -> dict[str, Weights]:
-    """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
-    and trials that had been started have its old place in their configurations.
+    """Returns weights by the specification with which the search began.
+
+    A weights file may have been moved since then, and trials that were started before have the old path in
+    their configurations. The hash shows that it is the same file.
     """
     by_hash = {each.sha256: each for each in weights.values()}
     begun: Mapping[str, Mapping[str, Any]] = history.header.get("weights", {})
@@ -157,7 +174,9 @@ def _weights_by_original_spec(history: SearchHistory, weights: Mapping[str, Weig
 
 
 def _ray_name(checkpoints: str) -> str:
-    """A name for Ray's own folder that no earlier start of this search has used. Empty ones of these are removed."""
+    """Returns a name for Ray's folder that no earlier start of this search has used, and removes earlier empty
+    ones.
+    """
     there = [address.rpartition("start-")[2] for address in list_dir(checkpoints)]
     starts = sorted(int(number) for number in there if number.isdecimal())
     held = [address.split("/")[-3:] for address in list_dir(checkpoints, 3)]

@@ -1,4 +1,4 @@
-"""The searcher: Ray Tune asks it for the next trial, and it asks the controller."""
+"""Searcher: Ray Tune asks it for the next trial, and it asks the controller."""
 
 from collections import Counter
 from typing import Any
@@ -12,7 +12,13 @@ from pipeline.tune.ray.callback import JournalCallback
 
 
 class QueueSearcher(Searcher):
-    """Ray Tune's way to ask for the next trial."""
+    """Searcher that gives Ray Tune the controller's next trial.
+
+    Args:
+        controller: The search controller.
+        callback: Callback that stores errors which end the search.
+        capacity: Capacity of a cluster; None on this machine alone.
+    """
 
     def __init__(self, controller: SearchController, callback: JournalCallback, capacity: Capacity | None) -> None:
         super().__init__(metric="objective", mode="max")
@@ -22,8 +28,10 @@ class QueueSearcher(Searcher):
         self._given: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration (see `pipeline.tune.ray.trainable.run_trial`), FINISHED, or None to be asked
-        later.
+        """Returns the configuration of the next trial (see `pipeline.tune.ray.trainable.run_trial`).
+
+        Returns:
+            The configuration; FINISHED at the end of the search; None to be asked again later.
         """
         if self._capacity is not None and self._controller.num_running >= self._capacity.free_slots():
             return None
@@ -39,7 +47,7 @@ class QueueSearcher(Searcher):
         times = self._given[record.id]
         return {
             "trial": record.id,
-            # Ray numbers checkpoints from 0 in each, and would write over those that are gone on from.
+            # A resumed trial needs a new folder: Ray numbers checkpoints from 0 and would overwrite the earlier ones.
             "folder": record.id if times == 1 else f"{record.id}-{times}",
             "study": record.study,
             "seed": record.seed,
@@ -50,10 +58,16 @@ class QueueSearcher(Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The callback tells the study, since Ray tells this method less than it tells a callback."""
+        """Does nothing: the callback tells the study, since Ray passes more to a callback than to this method.
+
+        Args:
+            trial_id: Ray's id of the trial.
+            result: Its last report.
+            error: Whether it failed.
+        """
 
     def save(self, checkpoint_path: str) -> None:
-        """The journal is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
+        """Does nothing: a search is resumed from its journal, so Ray's snapshot of the searcher stays empty."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is resumed from its journal, never by Ray's restore")

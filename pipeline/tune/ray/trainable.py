@@ -1,4 +1,4 @@
-"""One trial: a configuration in; a report an epoch, and a checkpoint now and then, out. Runs on Ray's workers."""
+"""Trainable: trains one configuration, reports every epoch, and writes checkpoints. Runs on Ray's workers."""
 
 import gc
 import math
@@ -32,16 +32,28 @@ from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
+"""Usage of an epoch in which it was not measured."""
 
 
 def run_trial(config: Values, task: TrialSpec) -> None:
-    """Train one configuration and report to Ray Tune.
+    """Trains one configuration and reports to Ray Tune.
 
-    config: trial (id in the journal), study (its name, None outside of one), values (by dotted path), seed (None for
-    base.seed), checkpoint (path to go on from, or None), measured (what earlier attempts found before their first
-    epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name), `usage` (of the machine, by name),
-    and `failed`: None, or why the trial cannot go on. Before the first epoch one may come with `measured`, by metric,
-    and `infeasible`: None, or which constraint the trial breaks, and so is not trained.
+    The configuration has these keys:
+
+        trial       id in the journal
+        study       name of its study, None outside of one
+        values      parameter values by dotted path
+        seed        None for base.seed
+        checkpoint  path of the checkpoint to resume from, or None
+        measured    metrics that earlier attempts measured before their first epoch
+
+    Each report has `epoch` (from 1), `objective`, `metrics` (all by name), `usage` (of the machine, by name)
+    and `failed`: None, or why the trial cannot go on. Before the first epoch, one report may have `measured`,
+    by metric, and `infeasible`: None, or the constraint that the trial breaks, in which case it is not trained.
+
+    Args:
+        config: The configuration.
+        task: Specification that all trials of the search share.
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
@@ -61,7 +73,7 @@ def run_trial(config: Values, task: TrialSpec) -> None:
                 or 2 * params.train.accumulate > MAX_MICRO_BATCHES
             ):
                 raise
-        # Outside of the handler, whose traceback holds on to the tensors that did not fit.
+        # This runs after the handler, because its traceback references the tensors that did not fit.
         gc.collect()
         if data.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -84,18 +96,27 @@ def _train(
     weights: Mapping[str, Weights],
     task: TrialSpec,
 ) -> None:
-    """Train from the newest checkpoint on, if there is one."""
+    """Trains a configuration, from its newest checkpoint if there is one.
+
+    Args:
+        params: Parameters of this trial.
+        data: Prepared set, split and device.
+        config: The configuration (see `run_trial`).
+        checkpoint: Path of the journal's checkpoint; None without one.
+        weights: Resolved pretrained weights, by specification.
+        task: Specification that all trials of the search share.
+    """
     seed = params.base.seed if config["seed"] is None else config["seed"]
     run = build_run(params, data, seed=seed, weights=weights)
     resume, objectives = None, objectives_from_params(params)
-    # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the journal.
+    # When Ray restarts a trial whose worker died, it has the newest checkpoint. Otherwise the journal has it.
     newest = tune.get_checkpoint()
     kept = local_copy(checkpoint) if checkpoint else nullcontext(None)
     with newest.as_directory() if newest else kept as folder:
         if folder is not None:
             resume = load_resume_state(run, Path(folder))
             if resume["epoch"] >= params.train.epochs:
-                # It died between its last checkpoint and the report of it.
+                # The worker died between writing the last checkpoint and reporting it.
                 written = read_sidecar(Path(folder))
                 _report(resume["epoch"], written["metrics"], objectives.first, written.get("scores"))
                 return
@@ -112,20 +133,27 @@ def _train(
             metrics |= score_attention(epoch.model, data, objectives)
             scores = _pack_scores(epoch, data, objectives, params)
         if not due:
-            wait()  # reports are heard in the order of their epochs
+            wait()  # reports must arrive in the order of their epochs
             _report(epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
             return None
         sidecar: Sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
         return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, epoch.usage, sidecar)
 
-    # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
+    # At a rung, the scheduler's decision must arrive before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
     stored = decisive if task.pauses else set()
     train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive, stored=stored)
 
 
 def _pack_scores(epoch: Epoch, data: TrainingData, objectives: Objectives, params: Params) -> str | None:
-    """What the validation images count for in the first objective, packed; None where that is not known."""
+    """Returns the packed scores of the validation images in the first objective; None if not available.
+
+    Args:
+        epoch: The epoch that has ended.
+        data: Prepared set, split and device.
+        objectives: Objectives and constraints.
+        params: Parameters of this trial.
+    """
     if objectives.first == VAL_ACCURACY:
         return None if epoch.correct is None else pack_scores(epoch.correct())
     if epoch.probabilities is None:
@@ -144,15 +172,33 @@ def _save_checkpoint(
     weights: nn.Module | Mapping[str, Tensor],
     state: TrainState | None,
 ) -> None:
+    """Writes a checkpoint and reports its epoch.
+
+    Args:
+        epoch: Number of the epoch, counted from 1.
+        metrics: The epoch's metrics by name.
+        objective: Name of the first objective.
+        scores: Packed scores of the validation images; None if not available.
+        usage: Usage of the machine by name.
+        sidecar: The checkpoint's sidecar.
+        weights: The network, or its state dict.
+        state: Training state; None to store the weights alone.
+    """
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
         _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder), usage)
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Values) -> bool:
-    """Measure what the objectives ask for before training, report it, and say whether a constraint forbids the rest.
+    """Measures and reports the requested metrics of speed, and returns whether they break a constraint.
 
-    Controls and confirmations are trained whatever they measure.
+    Controls and confirmations are trained whatever these metrics are.
+
+    Args:
+        model: The network.
+        data: Prepared set, split and device.
+        objectives: Objectives and constraints.
+        config: The configuration (see `run_trial`).
     """
     if not objectives.speed_metrics or set(objectives.speed_metrics) <= set(config["measured"]):
         return False
@@ -171,7 +217,16 @@ def _report(
     checkpoint: Any = None,
     usage: Mapping[str, float] = NOTHING,
 ) -> None:
-    """objective: the first one, of which Ray is told more to be better."""
+    """Reports an epoch to Ray Tune.
+
+    Args:
+        epoch: Number of the epoch, counted from 1.
+        metrics: The epoch's metrics by name.
+        objective: Name of the first objective, whose value is turned so that more is better.
+        scores: Packed scores of the validation images; None if not available.
+        checkpoint: Ray's checkpoint; None without one.
+        usage: Usage of the machine by name.
+    """
     report = {
         "epoch": epoch,
         "objective": maximise(objective, metrics[objective]),

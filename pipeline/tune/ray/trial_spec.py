@@ -1,4 +1,4 @@
-"""What a worker needs to run a trial. Imports nothing that a node may lack."""
+"""Specification that a worker needs to run a trial. Imports nothing that a node may lack."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,20 @@ from pipeline.models.model_config import Weights
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What all trials of a search share. params: as in params.yaml.
+    """Specification that all trials of a search share.
 
-    rung_epochs: after which the scheduler may hold or end a trial. pauses: whether it may hold one. threads, gpus:
-    what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification of
-    pretrained weights was resolved to when the search started; no trial looks one up again. bundle: the same files,
-    where they may have to be found elsewhere on the node that a trial runs on. admission: what a node that has joined
-    meanwhile is held against; None where there is none.
+    Attributes:
+        params: All parameters, as in params.yaml.
+        prepared: Directory of the prepared set on the driver's machine.
+        split: The split's file on the driver's machine.
+        rung_epochs: Epochs after which the scheduler may pause or end a trial.
+        pauses: Whether the scheduler may pause a trial.
+        threads: CPU threads of a trial.
+        gpus: GPUs of a trial; a fraction is a share of a GPU's memory too.
+        weights: Pretrained weights by specification, as resolved when the search started; no trial resolves one
+            again.
+        bundle: The same files as sent to nodes, if they may lie elsewhere on the trial's node; else None.
+        admission: Requirements for nodes that have joined later; None if there are none.
     """
 
     params: Values

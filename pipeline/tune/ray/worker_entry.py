@@ -1,4 +1,4 @@
-"""The first that a worker does of a trial: see whether its node will do. Imports nothing that such a node may lack."""
+"""Entry of a trial on a worker: checks the node first. Imports nothing that an unsuitable node may lack."""
 
 from ray import tune
 
@@ -7,11 +7,13 @@ from pipeline.config import Values
 from pipeline.tune.ray.trial_spec import TrialSpec
 
 REFUSED = "refused"
-"""In a report: the node that the trial must leave, and why; it has not begun."""
+"""Key of a report that names the node which the trial must leave, and why; the trial has not begun."""
 
 
 def enter_trial(config: Values, task: TrialSpec) -> None:
-    """Run a trial (see `pipeline.tune.ray.trainable.run_trial`), unless its node will not do, which is reported."""
+    """Runs a trial (see `pipeline.tune.ray.trainable.run_trial`), unless its node fails the check, which is
+    reported instead.
+    """
     refusal = check_this_node(task.admission) if task.admission else None
     if refusal is not None:
         why = {"node": refusal.node, "why": list(refusal.why)}

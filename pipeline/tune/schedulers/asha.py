@@ -1,6 +1,7 @@
-"""ASHA: at each rung, an epoch, a trial goes on if it is among the best 1/factor of those that came there before it.
+"""ASHA in its stopping form: at each rung, a trial goes on if it is among the best 1/factor so far.
 
-Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934, in its stopping form.
+A rung is an epoch, and a trial is compared with the trials that reached it before. Li et al., A System for
+Massively Parallel Hyperparameter Tuning, arXiv 1810.05934.
 """
 
 import math
@@ -9,20 +10,21 @@ from collections.abc import Sequence
 
 
 class Rung:
-    """What came to one epoch: values by trial, and in order."""
+    """Values of the trials that reached an epoch, by trial and in order."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.values: dict[str, float] = {}
-        self._ordered: list[float] = []  # kept in order, since a search may have thousands of trials
+        self._ordered: list[float] = []  # sorted at insertion, since a search may have thousands of trials
 
     def enter(self, trial: str, value: float) -> None:
+        """Adds a trial's value; NaN is not ranked."""
         self.values[trial] = value
         if not math.isnan(value):
             insort(self._ordered, value)
 
     def quantile(self, share: float) -> float:
-        """Of the values that are numbers, with linear interpolation; NaN if there are none."""
+        """Returns a quantile of the values that are not NaN, with linear interpolation; NaN if there are none."""
         if not self._ordered:
             return math.nan
         place = share * (len(self._ordered) - 1)
@@ -32,7 +34,13 @@ class Rung:
 
 
 class ASHA:
-    """ASHA's stopping form, for one bracket. rungs: their epochs, ascending."""
+    """ASHA's stopping form, for one bracket.
+
+    Args:
+        rungs: Epochs of the rungs, ascending.
+        factor: The best 1/factor of a rung goes on.
+        epochs: Epochs of a full trial.
+    """
 
     def __init__(self, rungs: Sequence[int], factor: float, epochs: int) -> None:
         self.rungs = [Rung(epoch) for epoch in rungs]
@@ -54,9 +62,9 @@ class ASHA:
             return False
         cut = rung.quantile(self._keep)
         rung.enter(trial, objective)
-        return objective < cut  # NaN is below nothing: what has failed is ended by who trains
+        return objective < cut  # False for NaN: the trainable ends failed trials itself
 
     def _reached(self, trial: str, epoch: int) -> Rung | None:
-        """The highest rung that a trial has come to and not been entered at."""
+        """Returns the highest rung that a trial has reached and not entered; None if there is none."""
         at = (rung for rung in reversed(self.rungs) if rung.epoch <= epoch and trial not in rung.values)
         return next(at, None)

@@ -1,4 +1,4 @@
-"""The schedulers by the names that `search.scheduler.name` gives them: asha, asha_stopping, hyperband, median, none."""
+"""Factory of schedulers by the names of `search.scheduler.name`: asha, asha_stopping, hyperband, median, none."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,14 @@ from pipeline.tune.schedulers.scheduler import EitherRule, Scheduler, StoppingRu
 def make_scheduler(
     scheduler: SchedulerParams, epochs: int, first: int, metrics: Sequence[str] = (VAL_ACCURACY,)
 ) -> Scheduler:
-    """The scheduler that the parameters name.
+    """Returns the scheduler that the parameters name.
 
     Args:
         scheduler: `search.scheduler`.
-        epochs: Of a whole trial.
+        epochs: Epochs of a full trial.
         first: The first rung (`pipeline.tune.schedulers.rungs.first_rung`).
-        metrics: By any of which a trial may go on; the first is the first objective. More is better of each.
+        metrics: Metrics by any of which a trial may go on, more is better; the first one is the first
+            objective.
     """
     if scheduler.name == PAUSING:
         rungs = rung_epochs(scheduler, first, epochs)
@@ -30,7 +31,13 @@ def make_scheduler(
 
 
 def make_rule(scheduler: SchedulerParams, epochs: int, first: int) -> StoppingRule:
-    """The stopping rule that the parameters name, by one metric. Arguments as of `make_scheduler`."""
+    """Returns the stopping rule that the parameters name, for one metric.
+
+    Args:
+        scheduler: `search.scheduler`.
+        epochs: Epochs of a full trial.
+        first: The first rung (`pipeline.tune.schedulers.rungs.first_rung`).
+    """
     first, factor = min(first, epochs), scheduler.reduction_factor
     if scheduler.name == "none":
         return ASHA([], factor, epochs)

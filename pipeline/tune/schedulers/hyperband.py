@@ -1,6 +1,6 @@
-"""Hyperband: several brackets of ASHA beside each other, whose first rungs lie higher and higher.
+"""Hyperband: several brackets of ASHA side by side, each with a higher first rung than the one before.
 
-Each trial has its bracket by its number, in the shares of Li et al., Hyperband, arXiv 1603.06560.
+A trial's number decides its bracket, in the shares of Li et al., Hyperband, arXiv 1603.06560.
 """
 
 import math
@@ -11,12 +11,17 @@ from pipeline.tune.schedulers.scheduler import trial_number
 
 
 class Hyperband:
-    """Hyperband's brackets, the one with the most rungs first; a trial's is decided by its number."""
+    """Hyperband over several brackets; a trial's number decides its bracket.
+
+    Args:
+        brackets: The brackets, the one with the most rungs first.
+        factor: Reduction factor, which decides how many trials each bracket has.
+    """
 
     def __init__(self, brackets: Sequence[ASHA], factor: float) -> None:
         self.brackets = brackets
         most = len(brackets) - 1
-        # With n halvings to come, a bracket begins with ceil((most + 1) / (n + 1) * factor^n) trials.
+        # A bracket with n rungs has ceil((most + 1) / (n + 1) * factor^n) of the trials in a turn through all brackets.
         self._turns = [
             index
             for index in range(len(brackets))
@@ -32,6 +37,7 @@ class Hyperband:
         return math.fsum(self.brackets[turn].survival_fraction for turn in self._turns) / len(self._turns)
 
     def of(self, trial: str) -> ASHA:
+        """Returns the bracket of a trial."""
         return self.brackets[self._turns[trial_number(trial) % len(self._turns)]]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:

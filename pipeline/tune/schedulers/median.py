@@ -1,6 +1,7 @@
-"""Median stopping: a trial stops when its best value so far is below the median of the others' running means.
+"""Median stopping: a trial stops if its best value so far is below the median of the other trials' running
+means.
 
-Both at the same epoch; Golovin et al., Google Vizier, KDD 2017, section 3.2.2.
+Both are taken at the same epoch. Golovin et al., Google Vizier, KDD 2017, section 3.2.2.
 """
 
 import math
@@ -8,11 +9,16 @@ import math
 from pipeline.tune.schedulers.asha import Rung
 
 MIN_TRIALS = 3
-"""Other trials that the median rule wants to see at an epoch before it stops anyone there."""
+"""Number of other trials that must have reached an epoch before the rule stops any trial there."""
 
 
 class MedianStopping:
-    """The median rule, from the grace period on, over what the others were at the same epoch."""
+    """Median rule, from the grace period on.
+
+    Args:
+        grace_period: First epoch at which a trial may be stopped.
+        epochs: Epochs of a full trial.
+    """
 
     def __init__(self, grace_period: int, epochs: int) -> None:
         self._grace, self._epochs = grace_period, epochs

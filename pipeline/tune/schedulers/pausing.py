@@ -1,7 +1,8 @@
-"""ASHA as its paper has it: a trial pauses at a rung, an epoch, and goes on once it is among the best 1/factor there.
+"""ASHA as in its paper: a trial pauses at a rung, and goes on once it is among the best 1/factor there.
 
-Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934, algorithm 2. A trial that is among
-the best when it comes to a rung goes on at once, as it would be the next to be promoted anyway.
+A rung is an epoch. Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934,
+algorithm 2. A trial that is among the best when it reaches a rung goes on at once, since it would be the next
+to be promoted anyway.
 """
 
 import math
@@ -11,11 +12,13 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pipeline.tune.schedulers.scheduler import Decision, trial_number
 
 Place = tuple[float, int, str]
-"""A trial's place at a rung, the best first: minus its value, its number (of equals the earlier one), its id."""
+"""Place of a trial at a rung, sorted with the best first: minus its value, its number (of equals the earlier),
+its id.
+"""
 
 
 class _Rung:
-    """What came to one epoch, ranked by every metric, and which of them went on."""
+    """Trials that reached an epoch, ranked by every metric, and the ones among them that went on."""
 
     def __init__(self, epoch: int, metrics: Sequence[str]) -> None:
         self.epoch = epoch
@@ -24,8 +27,10 @@ class _Rung:
         self.ranked: dict[str, list[Place]] = {name: [] for name in metrics}
 
     def enter(self, trial: str, metrics: Mapping[str, float]) -> None:
-        """Values that are no numbers are not ranked, nor counted among those of which the best are taken; of a trial
-        that has none of the first metric, no value is.
+        """Adds a trial with its values.
+
+        NaN is not ranked, and does not count towards the number of trials of which the best are taken. If the
+        first metric is NaN, none of the trial's values is ranked.
         """
         failed = math.isnan(metrics.get(next(iter(self.ranked)), math.nan))
         values = {name: math.nan if failed else metrics.get(name, math.nan) for name in self.ranked}
@@ -36,7 +41,7 @@ class _Rung:
             insort(self.ranked[name], place)
 
     def best(self, share: float) -> Iterator[str]:
-        """Those among the best share by any metric, by the first metric first, the best first."""
+        """Yields the trials among the best share by any metric, by the first metric first, and the best first."""
         for ranked in self.ranked.values():
             yield from (trial for _, _, trial in ranked[: math.floor(share * len(ranked) + 1e-9)])
 
@@ -45,10 +50,10 @@ class PausingASHA:
     """Asynchronous successive halving, by one or several metrics, for one bracket. See `Scheduler`.
 
     Args:
-        rungs: Their epochs, ascending.
+        rungs: Epochs of the rungs, ascending.
         factor: The best 1/factor of a rung goes on.
-        epochs: Of a whole trial.
-        metrics: Of each of which more is better; a trial goes on if it is among the best by any of them.
+        epochs: Epochs of a full trial.
+        metrics: Metrics of which more is better; a trial goes on if it is among the best by any of them.
     """
 
     pauses = True
@@ -80,7 +85,12 @@ class PausingASHA:
         return Decision.CONTINUE if trial in rung.promoted else Decision.PAUSE
 
     def next_to_resume(self, paused: Container[str], *, anyone: bool = False) -> str | None:
-        """The best one of the highest rung that has any. anyone: whether or not it is among the best 1/factor."""
+        """Returns the best paused trial of the highest rung that has one; None while no trial may go on.
+
+        Args:
+            paused: Ids of the paused trials.
+            anyone: Whether the trial need not be among the best 1/factor.
+        """
         for rung in reversed(self.rungs):
             for trial in rung.best(1.0 if anyone else self._share):
                 if trial not in rung.promoted and trial in paused:

@@ -1,4 +1,4 @@
-"""The epochs at which trials are compared, by the parameters: where the first rung is, and those after it."""
+"""Epochs of the rungs, at which trials are compared: the first rung, and the ones after it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,36 +10,40 @@ from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.tune.space import SearchSpace
 
 LAST_RUNG, LATEST_RUNG = 0.1, 0.25
-"""Shares of a whole trial's epochs (see `pausing_rungs`)."""
+"""Shares of a full trial's epochs (see `pausing_rungs`)."""
 FAR_APART = 4
-"""Rungs between which there is another one: the later has so many times the epochs of the earlier."""
+"""Least ratio of the epochs of two rungs for which another rung lies between them."""
 PAUSING = "asha"
-"""The scheduler that pauses trials."""
+"""Name of the scheduler that pauses trials."""
 CONSTANT = "constant"
-"""The schedule of a weight that does not rise."""
+"""Name of the schedule of a weight that does not rise."""
 
 
 def first_rung(params: Params, space: SearchSpace) -> int:
-    """The first epoch after which a trial may be paused or stopped: search.scheduler.grace_period, or the automatic one
-    (`automatic_grace_period`).
+    """Returns the first epoch after which a trial may be paused or stopped.
+
+    This is `search.scheduler.grace_period`, or the automatic one (`automatic_grace_period`).
     """
     return resolve_grace_period(params.search.scheduler, params.model_dump(by_alias=True), space)
 
 
 def resolve_grace_period(scheduler: SchedulerParams, content: Content, space: SearchSpace) -> int:
-    """As `first_rung`, of a search by what decides it.
+    """Returns the same as `first_rung`, for a search given by the content of its fingerprint.
 
     Args:
+        scheduler: `search.scheduler`.
         content: The sections `train` and `regularizer`, as params.yaml or a journal's header has them.
+        space: The search space.
     """
     given = scheduler.grace_period
     return automatic_grace_period(content, space) if given is None else min(given, int(content["train"]["epochs"]))
 
 
 def automatic_grace_period(content: Content, space: SearchSpace) -> int:
-    """One epoch after the longest warm-up: while a weight or the learning rate is rising, trials differ by chance.
+    """Returns one epoch after the longest warm-up.
 
-    The warm-up of the regularisers counts where one is on or searched, unless its weight is constant throughout.
+    While a weight or the learning rate is rising, trials differ by chance. The warm-up of the regularisers
+    counts if one of them is on or searched, unless its weight is constant throughout.
     """
     epochs = int(content["train"]["epochs"])
 
@@ -56,7 +60,7 @@ def automatic_grace_period(content: Content, space: SearchSpace) -> int:
 
 
 def _weights(regularizer: Content) -> Iterator[tuple[str, float, str, str]]:
-    """Of every regulariser the path and value of its weight, and of its schedule."""
+    """Yields, for every regulariser, the path and value of its weight, and the path and value of its schedule."""
     for name, section in regularizer.items():
         if isinstance(section, Mapping) and "weight" in section:
             yield f"{name}.weight", section["weight"], f"{name}.schedule", section["schedule"]
@@ -65,19 +69,25 @@ def _weights(regularizer: Content) -> Iterator[tuple[str, float, str, str]]:
 
 
 def rung_epochs(scheduler: SchedulerParams, first: int, epochs: int) -> list[int]:
-    """The rungs of a scheduler below the last epoch, ascending.
+    """Returns the rungs of a scheduler below the last epoch, ascending.
 
     Args:
-        scheduler: `search.scheduler`, of asha, asha_stopping or hyperband.
+        scheduler: `search.scheduler`, with one of asha, asha_stopping and hyperband.
         first: The first rung (`first_rung`).
-        epochs: Of a whole trial.
+        epochs: Epochs of a full trial.
     """
     first = min(first, epochs)
     return pausing_rungs(first, epochs) if scheduler.name == PAUSING else stopping_rungs(first, scheduler, epochs)
 
 
 def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[int]:
-    """The first rung times the powers of the reduction factor, rounded up."""
+    """Returns the first rung times the powers of the reduction factor, rounded up.
+
+    Args:
+        first: The first rung.
+        scheduler: `search.scheduler`.
+        epochs: Epochs of a full trial.
+    """
     factor = scheduler.reduction_factor
     count = int(math.log(epochs / first) / math.log(factor) + 1e-9) + 1
     rungs = (math.ceil(first * factor**power - 1e-9) for power in range(count))
@@ -85,15 +95,17 @@ def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[
 
 
 def pausing_rungs(first: int, epochs: int) -> list[int]:
-    """The rungs of the scheduler that pauses trials: one to three early ones, ascending, below the last epoch.
+    """Returns the rungs of the scheduler that pauses trials: one to three early ones, ascending, below the last
+    epoch.
 
-    The last lies at `LAST_RUNG` of a whole trial, or at twice the first, if that is later, but not beyond
-    `LATEST_RUNG`; another lies between them where they are far apart. A rung is dear that lies later: of the trials
-    that come to it few are needed, and most of their epochs are spent by then (docs/benchmarks/search_quality.md).
+    The last rung lies at `LAST_RUNG` of a full trial, or at twice the first if that is later, but not beyond
+    `LATEST_RUNG`. Another one lies between them if they are far apart. Later rungs are expensive: few of the
+    trials that reach one are needed, and most of their epochs are spent by then
+    (docs/benchmarks/search_quality.md).
 
     Args:
-        first: Epochs of the first rung, where it is below the last epoch.
-        epochs: Of a whole trial.
+        first: Epoch of the first rung, if it is below the last epoch.
+        epochs: Epochs of a full trial.
     """
     last = max(first, min(max(round(LAST_RUNG * epochs), 2 * first), math.floor(LATEST_RUNG * epochs)))
     between = [round(math.sqrt(first * last))] if last >= FAR_APART * first else []

@@ -1,7 +1,9 @@
-"""What a scheduler is: it hears every report of every trial of one study, and says which trials go on.
+"""Interface of schedulers: a scheduler gets every report of every trial of one study, and decides which trials
+go on.
 
-What it says depends on the reports, on what was resumed, and on their order alone, so that a journal read again leads
-to the same state. It knows trials by their ids of the journal, no workers, and no Ray.
+Its decisions depend only on the reports, on the trials that were resumed, and on the order of both. Replaying a
+journal therefore leads to the same state. A scheduler identifies trials by their ids in the journal. It knows
+neither workers nor Ray.
 """
 
 import enum
@@ -12,7 +14,7 @@ from typing import Protocol
 
 
 class Decision(enum.Enum):
-    """What becomes of a trial after a report. One that is paused goes on when `Scheduler.next_to_resume` names it."""
+    """Decision on a trial after a report. A paused trial goes on when `Scheduler.next_to_resume` names it."""
 
     CONTINUE = "continue"
     PAUSE = "pause"
@@ -20,14 +22,14 @@ class Decision(enum.Enum):
 
 
 class Scheduler(Protocol):
-    """A scheduler of one study.
+    """Scheduler of one study.
 
-    rung_epochs: the epochs at which trials are compared, ascending, the last epoch not among them.
-
-    survival_fraction: of trials that run in full, if every rung lets through exactly its share; 0 if that may be one
-    alone.
-
-    pauses: whether trials are paused at the rungs, rather than stopped.
+    Attributes:
+        pauses: Whether trials are paused at the rungs, rather than stopped.
+        rung_epochs: Epochs at which trials are compared, ascending, without the last epoch.
+        survival_fraction: Share of trials that run in full if every rung lets exactly its share go on; 0 if
+            that may be a
+        single trial.
     """
 
     pauses: bool
@@ -39,24 +41,35 @@ class Scheduler(Protocol):
     def survival_fraction(self) -> float: ...
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
-        """Take a report in; what becomes of the trial. One that was heard before changes nothing."""
+        """Adds a report and returns the decision on its trial; a repeated report changes nothing.
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            metrics: Values by name, more is better.
+        """
         ...
 
     def next_to_resume(self, paused: Container[str], *, anyone: bool = False) -> str | None:
-        """The paused trial that goes on next; None while none may. anyone: the best one whether it may or not."""
+        """Returns the id of the paused trial that goes on next; None while no trial may go on.
+
+        Args:
+            paused: Ids of the paused trials.
+            anyone: Whether to return the best paused trial even if it may not go on by the rule.
+        """
         ...
 
     def resume(self, trial: str) -> None:
-        """A trial that was paused goes on, from the highest rung that it has come to."""
+        """Records that a paused trial goes on, from the highest rung that it has reached."""
         ...
 
     def prospects(self, trial: str) -> float:
-        """How far a paused trial is from going on: its rank as a share of those at its rung."""
+        """Returns how far a paused trial is from going on: its rank as a share of the trials at its rung."""
         ...
 
 
 class StoppingRule(Protocol):
-    """A rule by one metric that ends trials early, and lets none wait. See `Scheduler`."""
+    """Rule by one metric that ends trials early and pauses none. See `Scheduler`."""
 
     @property
     def rung_epochs(self) -> list[int]: ...
@@ -65,15 +78,24 @@ class StoppingRule(Protocol):
     def survival_fraction(self) -> float: ...
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
-        """Take a report in, which may be NaN; whether the trial ends with it, as it does at the last epoch."""
+        """Adds a report and returns whether the trial ends with it, as it does at the last epoch.
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            objective: Value of the metric, more is better; may be NaN.
+        """
         ...
 
 
 class EitherRule:
-    """Stops a trial unless the rule of any of its metrics lets it go on. Every rule hears every report.
+    """Scheduler that stops a trial unless the rule of any of its metrics lets it go on. Every rule gets every
+    report.
 
     Args:
-        rules: By metric, of each of which more is better; all of them have the same rungs. The first always has a say.
+        rules: Rules by metric, all with the same rungs; more of each metric is better. The rule of the first
+            metric always
+        counts.
     """
 
     pauses = False
@@ -88,11 +110,19 @@ class EitherRule:
 
     @property
     def survival_fraction(self) -> float:
-        """Of trials that run in full at least: as many as by the first alone, if the metrics name the same ones."""
+        """Least share of trials that run in full: that of the first rule, as if all metrics let the same trials
+        go on.
+        """
         return self._rules[self._first].survival_fraction
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
-        """Take a report in. A metric that it lacks has no say."""
+        """Adds a report and returns the decision on its trial. Rules of metrics that are missing do not count.
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            metrics: Values by name, more is better.
+        """
         said = {name: rule.stops(trial, epoch, metrics.get(name, math.nan)) for name, rule in self._rules.items()}
         heard = (
             stop for name, stop in said.items() if name == self._first or not math.isnan(metrics.get(name, math.nan))
@@ -109,6 +139,6 @@ class EitherRule:
 
 
 def trial_number(trial: str) -> int:
-    """A trial's number, by its id."""
+    """Returns the number in a trial's id."""
     (number,) = re.findall(r"\d+", trial)
     return int(number)

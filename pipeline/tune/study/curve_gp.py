@@ -6,10 +6,10 @@ covariance of two points is
 
     v exp(-(u - u')^2 / (2 l^2)) M(x, x') + t u u'
 
-with M the Matern-5/2 correlation with a length scale for each dimension (Rasmussen and Williams, Gaussian
-Processes for Machine Learning, 2006, equation 4.17), and u the logarithm of the epoch, from 0 at the first one
-to 1 at the last. The second term is the gain that all curves have in common. The parameters have the largest
-posterior density (equations 5.8 and 5.9) given some of the points. Wistuba et al., Supervising the
+Here M is the Matern-5/2 correlation with a length scale for each dimension (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, 2006, equation 4.17). The logarithm of the epoch is u, scaled from 0 at the
+first epoch to 1 at the last. The second term is the gain that all curves have in common. The parameters have
+the largest posterior density (equations 5.8 and 5.9) given some of the points. Wistuba et al., Supervising the
 Multi-Fidelity Race of Hyperparameter Configurations (DyHPO), NeurIPS 2022, is a process over the same pairs.
 """
 

@@ -3,8 +3,8 @@ improvement.
 
 Four proposals in five are chosen by the expected improvement at the last epoch
 (`pipeline.tune.study.curve_gp`). Most candidates lie near the `BEST` trials that went furthest, and some
-anywhere in the space. The other proposals ignore all results, so that no model can lead a search astray. Of
-these, at first two in three are drawn from the prior (`pipeline.tune.study.prior`), and fewer as trials
+anywhere in the space. The other proposals ignore all results, so that no model can lead a search astray. At
+first two in three of these are drawn from the prior (`pipeline.tune.study.prior`), and fewer as trials
 accumulate; the rest comes from the whole space.
 """
 

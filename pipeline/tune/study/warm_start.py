@@ -22,11 +22,13 @@ from pipeline.tune.space import SearchSpace
 from pipeline.tune.table_cells import parse_cell
 
 PriorResult = Mapping[str, Any]
-"""Result with these keys.
+"""Result with these keys:
 
-values: parameter values by dotted path. state: `complete` or `pruned`. curve: pairs of an epoch and its first
-objective, ascending. metrics: values by name of the search's other objectives, and of metrics that its
-constraints bound; absent if there are none.
+    values   parameter values by dotted path
+    state    `complete` or `pruned`
+    curve    pairs of an epoch and its first objective, ascending
+    metrics  values by name of the search's other objectives, and of metrics that its constraints bound; absent if
+             there are none
 """
 
 
