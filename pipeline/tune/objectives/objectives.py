@@ -1,5 +1,7 @@
 """Objectives of a search, and the constraints that the best configuration must meet.
 
+They are made of these metrics of a trial:
+
     val/accuracy, val/loss   at a trial's last epoch
     val/balanced_accuracy, val/macro_f1, val/auroc
                              likewise, if they are requested (`pipeline.score.metrics`)

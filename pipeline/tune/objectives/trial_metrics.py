@@ -87,7 +87,7 @@ def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives
     """
     if not objectives.attention_metrics:
         return {}
-    # The plan has checked for masks, but cannot know it of data restored from DVC's cache without their record.
+    # This happens with data restored from DVC's cache, for which there is no record of how they were prepared.
     if data.prepared.masks is None:
         raise UserError(
             f"params.yaml: search: {', '.join(objectives.attention_metrics)}: attention is scored against masks, and "

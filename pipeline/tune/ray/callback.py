@@ -86,7 +86,7 @@ class JournalCallback(tune.Callback):
                 self._controller.release(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        """Checks for a full disk when a worker has died: Ray starts the trial again, which would fail again."""
+        # A worker has died, and Ray starts the trial again, which would fail again on a full disk.
         with self.capture_fatal():
             self._check_room(_reason(trial))
 
@@ -94,8 +94,8 @@ class JournalCallback(tune.Callback):
         said, name = _reason(trial), trial.config["trial"]
         with self.capture_fatal():
             self._check_room(said)
-            # If a worker dies between two trials, Ray reports it twice, and takes the second report for the trial's last
-            # allowed failure.
+            # If a worker dies between two trials, Ray reports it twice, and takes the second report for the
+            # last failure of the trial.
             if self._controller.is_decided(name):
                 self._controller.release(name)  # the trial was to pause or stop anyway
                 return

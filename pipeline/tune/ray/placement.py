@@ -55,6 +55,9 @@ class LocalData:
 def open_runtime(task: RunSpec) -> Iterator[Runtime]:
     """Starts Ray on this machine, or joins the cluster, checks its nodes and sends them the data.
 
+    Args:
+        task: The search or retraining.
+
     Raises:
         UserError: Ray cannot be started or joined, or nodes fail the check; the message lists the faults of all
             nodes.
@@ -69,7 +72,7 @@ def open_runtime(task: RunSpec) -> Iterator[Runtime]:
         bundle = _listed(task)
         requirements = _requirements(task, bundle)
         answers = check_nodes(requirements)
-        # If several nodes have the data, the checkout is on a shared disk. Otherwise nodes that join later may lack them.
+        # If several nodes have the data, the checkout is on a shared disk. If not, nodes that join later may lack them.
         shared = len(answers) > 1 and all(answer.report and answer.report.data for answer in answers)
         if not shared or bundle.bytes <= cluster.ship_limit_mb * MEGABYTE:
             limit = cluster.ship_limit_mb * MEGABYTE

@@ -192,7 +192,7 @@ def _save_checkpoint(
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Values) -> bool:
     """Measures and reports the requested metrics of speed, and returns whether they break a constraint.
 
-    Controls and confirmations are trained whatever these metrics are.
+    This is done once for each trial. Controls and confirmations are trained whatever their speed is.
 
     Args:
         model: The network.

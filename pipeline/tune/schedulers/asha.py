@@ -55,6 +55,13 @@ class ASHA:
         return float((1 - self._keep) ** len(self.rungs))
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
+        """Adds a report and returns whether the trial ends with it (see `StoppingRule`).
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            objective: Value of the metric, more is better; may be NaN.
+        """
         if epoch >= self._epochs:
             return True
         rung = self._reached(trial, epoch)

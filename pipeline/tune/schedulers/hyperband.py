@@ -41,4 +41,11 @@ class Hyperband:
         return self.brackets[self._turns[trial_number(trial) % len(self._turns)]]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
+        """Adds a report to the trial's bracket and returns whether the trial ends with it (see `StoppingRule`).
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            objective: Value of the metric, more is better; may be NaN.
+        """
         return self.of(trial).stops(trial, epoch, objective)

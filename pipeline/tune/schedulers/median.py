@@ -35,6 +35,13 @@ class MedianStopping:
         return 0.0
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
+        """Adds a report and returns whether the trial ends with it (see `StoppingRule`).
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            objective: Value of the metric, more is better; may be NaN.
+        """
         if epoch >= self._epochs:
             return True
         here = self._at.setdefault(epoch, Rung(epoch))

@@ -72,6 +72,13 @@ class PausingASHA:
         return float(self._share ** len(self.rungs))
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
+        """Adds a report and returns the decision on its trial (see `Scheduler`).
+
+        Args:
+            trial: The trial's id.
+            epoch: Number of the epoch, counted from 1.
+            metrics: Values by name, more is better.
+        """
         if epoch >= self._epochs:
             return Decision.STOP
         rung = next((rung for rung in self.rungs if rung.epoch == epoch), None)

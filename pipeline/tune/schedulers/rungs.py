@@ -23,6 +23,10 @@ def first_rung(params: Params, space: SearchSpace) -> int:
     """Returns the first epoch after which a trial may be paused or stopped.
 
     This is `search.scheduler.grace_period`, or the automatic one (`automatic_grace_period`).
+
+    Args:
+        params: All parameters.
+        space: The search space.
     """
     return resolve_grace_period(params.search.scheduler, params.model_dump(by_alias=True), space)
 
@@ -44,6 +48,10 @@ def automatic_grace_period(content: Content, space: SearchSpace) -> int:
 
     While a weight or the learning rate is rising, trials differ by chance. The warm-up of the regularisers
     counts if one of them is on or searched, unless its weight is constant throughout.
+
+    Args:
+        content: The sections `train` and `regularizer`, as params.yaml or a journal's header has them.
+        space: The search space.
     """
     epochs = int(content["train"]["epochs"])
 

@@ -1,1 +1,1 @@
-"""Chooses the best configuration: confirms candidates with further seeds and writes results/search."""
+"""Choice of the best configuration: confirms candidates with further seeds and writes results/search."""

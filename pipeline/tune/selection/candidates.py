@@ -1,10 +1,11 @@
-"""Which configurations a search may name the best, and which of them are confirmed with further seeds.
+"""Candidates for the best configuration, which are confirmed with further seeds.
 
-Of the completed trials that keep `search.constraints` (with several objectives, of those on the Pareto front), the best
-by the first objective is a candidate, and of those that this does not tell from it, the `top` - 1 best by the metric of
-`search.choose.then`. With one seed each, two trials cannot be told apart where their difference is within 2 standard
-errors of the difference of two networks on the same images (`pipeline.score.pooled_error`). Without such a metric the
-`top` best by the first objective are candidates.
+The candidates come from the completed trials that meet `search.constraints`; with several objectives, from
+those on the Pareto front. The best trial by the first objective is a candidate. The others are the `top` - 1
+best by the metric of `search.choose.then` among the trials that the first objective does not tell from the best
+one. With one seed each, two trials cannot be told apart if their difference is within 2 standard errors of the
+difference of two networks on the same images (`pipeline.score.pooled_error`). Without such a metric, the `top`
+best trials by the first objective are candidates.
 """
 
 import json
@@ -28,16 +29,21 @@ from pipeline.tune.objectives.objectives import (
 )
 
 NEAR = 2.0
-"""Standard errors within which one trial cannot be told from another by the first objective."""
+"""Standard errors within which the first objective does not tell one trial from another."""
 
 
 @dataclass(frozen=True)
 class ChoiceRule:
-    """How the best configuration is chosen (`pipeline.tune.selection.choice`).
+    """Rule by which the best configuration is chosen (`pipeline.tune.selection.choice`).
 
-    top, seeds: `search.confirm`. base_seed: of the search. within: standard errors within which configurations
-    are equal by the first objective. words: of that, whose margin an equal configuration may lack at most.
-    objectives.then decides among equals.
+    Attributes:
+        top: Number of candidates, `search.confirm.top`.
+        seeds: Further seeds of each candidate, `search.confirm.seeds`.
+        base_seed: Seed of the search.
+        max_empty_share: Largest allowed share of empty maps.
+        objectives: Objectives and constraints; `objectives.then` decides among equals.
+        within: Standard errors within which configurations are equal by the first objective.
+        words: Wording of the first objective; an equal configuration may lack its margin at most.
     """
 
     top: int
@@ -50,11 +56,12 @@ class ChoiceRule:
 
     @property
     def then(self) -> str | None:
+        """Metric that decides among equals; None if there is none."""
         return self.objectives.then
 
 
 def choice_rule(params: Params) -> ChoiceRule:
-    """The rule that the parameters ask for."""
+    """Returns the rule that the parameters ask for."""
     search, objectives = params.search, objectives_from_params(params)
     within = search.choose.within
     if within is None:
@@ -71,9 +78,10 @@ def choice_rule(params: Params) -> ChoiceRule:
 
 
 def default_within(then: str | None) -> float:
-    """`search.choose.within` where it is null: 2 for attention, since the highest of equals is a maximum, from
-    which 1 would leave out half of its equals; 1 for what goes along with what is
-    measured of the classes.
+    """Returns the value of `search.choose.within` where that is null: 2 for attention, 1 for any other metric.
+
+    By attention, the highest of several equals is a maximum, and 1 standard error would leave out half of its
+    equals. Other metrics are correlated with those of the classes.
     """
     return 2.0 if then in OF_ATTENTION else 1.0
 
@@ -81,13 +89,15 @@ def default_within(then: str | None) -> float:
 def select_candidates(
     trials: Iterable[TrialRecord], rule: ChoiceRule, scores: ImageScores | None = None
 ) -> list[TrialRecord]:
-    """The configurations to confirm, the best by the first objective first; of trials of one configuration, the best
-    alone.
+    """Returns the configurations to confirm, the best by the first objective first.
+
+    If several trials have the same configuration, only the best one counts.
 
     Args:
-        trials: Of one study.
-        rule: How they are chosen.
-        scores: Of the images by trial. Trials of which they are not known are near within `rule.words.margin`.
+        trials: Trials of one study.
+        rule: Rule of the choice.
+        scores: Scores of the images by trial. Trials without scores are near the best if within
+            `rule.words.margin`.
     """
     ranked = rank_trials(trials, rule)
     if rule.then is None or not ranked:
@@ -98,8 +108,10 @@ def select_candidates(
 
 
 def rank_trials(trials: Iterable[TrialRecord], rule: ChoiceRule) -> list[TrialRecord]:
-    """Every trial that may be named the best, by the first objective at the last epoch (ties: lower loss, then
-    earlier), best first; of those of the same configuration, the best alone.
+    """Returns every trial that may be named the best, best first; of trials with the same configuration, only
+    the best one.
+
+    The order is by the first objective at the last epoch; ties go to the lower loss, then to the earlier trial.
     """
     found = (
         pareto_front(trials, rule.max_empty_share, rule.objectives)
@@ -113,35 +125,57 @@ def rank_trials(trials: Iterable[TrialRecord], rule: ChoiceRule) -> list[TrialRe
 
 
 def allowed_trials(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
-    """The completed trials whose share of empty maps is allowed, and that keep every constraint."""
+    """Returns the completed trials whose share of empty maps is allowed, and that meet every constraint.
+
+    Args:
+        trials: Trials of one study.
+        max_empty_share: Largest allowed share of empty maps.
+        objectives: Objectives and constraints.
+    """
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
     return [trial for trial in completed if empty_share(trial) <= max_empty_share and objectives.is_feasible(trial)]
 
 
 def pareto_front(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
-    """Those of `allowed_trials` that no other one of them dominates."""
+    """Returns the trials of `allowed_trials` that no other one dominates.
+
+    Args:
+        trials: Trials of one study.
+        max_empty_share: Largest allowed share of empty maps.
+        objectives: Objectives and constraints.
+    """
     return objectives.pareto_front(allowed_trials(trials, max_empty_share, objectives))
 
 
 def empty_share(record: TrialRecord) -> float:
-    """The largest share of empty maps of any method at a trial's last epoch, on the validation images."""
+    """Returns the largest share of empty maps of any method at a trial's last epoch, on the validation images."""
     metrics = record.epochs[record.last_epoch]
     return max((value for name, value in metrics.items() if name.endswith("/empty_share")), default=0.0)
 
 
 def rank_key(trial: TrialRecord, objectives: Objectives = ACCURACY_ALONE) -> tuple[float, float, int]:
-    """By which trials are ranked: the first objective, then lower loss, then the earlier one."""
+    """Returns a sort key that puts the best trial last: the first objective, then lower loss, then the earlier
+    trial.
+    """
     loss = trial.metric("val/loss")
     return objectives.gain(trial), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
 
 
 def then_value(trial: TrialRecord, rule: ChoiceRule) -> float:
-    """A trial's value of the metric that decides among equals, more being better; -inf where it has none."""
+    """Returns a trial's value of the metric that decides among equals, more is better; -inf if it is missing."""
     value = maximise(rule.then, trial.metric(rule.then)) if rule.then else math.nan
     return -math.inf if math.isnan(value) else value
 
 
 def _is_near(trial: TrialRecord, best: TrialRecord, rule: ChoiceRule, scores: ImageScores) -> bool:
+    """Returns whether the first objective does not tell a trial from the best one.
+
+    Args:
+        trial: The trial.
+        best: The best trial.
+        rule: Rule of the choice.
+        scores: Scores of the images by trial.
+    """
     behind = rule.objectives.gain(best) - rule.objectives.gain(trial)
     first, second = (scores.at(each.id, each.last_epoch) for each in (best, trial))
     if first is None or second is None or len(first) != len(second):

@@ -1,4 +1,4 @@
-"""Which checkpoints of a search's trials are kept."""
+"""Removal of checkpoints of a search's trials that are no longer needed."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -9,15 +9,16 @@ from pipeline.tune.selection.candidates import ChoiceRule, rank_trials, select_c
 
 
 class StoredCheckpoints:
-    """Removes the checkpoints of trials that wait with little prospect, or have ended and are not among the best.
+    """Removes the checkpoints of trials that wait with little prospect, or have ended and are not among the
+    best.
 
-    Kept are those of controls, of runs at work, of what may be confirmed, and so many more: of the trials that wait
-    first, those next to go on first, then of the best that have ended.
+    The checkpoints of controls, of running trials and of candidates are kept, and a limited number of further
+    ones: first those of waiting trials that are next to go on, then those of the best trials that have ended.
 
     Args:
-        journal: Where it is noted that a trial which waits has lost its checkpoint.
-        rule: By which ended trials are ranked.
-        most: How many more are kept, `search.keep_checkpoints`.
+        journal: Journal that records when a waiting trial loses its checkpoint.
+        rule: Rule that ranks ended trials.
+        most: Number of further checkpoints, `search.keep_checkpoints`.
     """
 
     def __init__(self, journal: Journal, rule: ChoiceRule, most: int) -> None:
@@ -30,12 +31,12 @@ class StoredCheckpoints:
         waiting: Sequence[TrialRecord],
         is_requested: Callable[[TrialRecord], bool],
     ) -> None:
-        """Remove what need not be kept any more.
+        """Removes the checkpoints that are no longer needed.
 
         Args:
-            ended: What has ended now, controls not among them.
-            waiting: All that wait with a checkpoint, those next to go on first.
-            is_requested: Whether a trial is asked for now.
+            ended: Trials that have just ended, without controls.
+            waiting: All waiting trials with a checkpoint, those next to go on first.
+            is_requested: Whether the current parameters ask for a trial.
         """
         for record in waiting[self._most :]:
             self._journal.drop(record.id)

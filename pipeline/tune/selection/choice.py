@@ -1,13 +1,14 @@
-"""Chooses the best configuration among those that were confirmed.
+"""Choice of the best configuration among those that were confirmed.
 
-Equal are the candidates whose mean of the first objective over all seeds lies within `within` standard errors of the
-best one, and no more than its margin behind it. The standard error is that of a difference over shared seeds and
-images, pooled over the candidates (`pipeline.score.pooled_error`), since what one arm varies by says nothing of a
-difference. Among equals the best by `search.choose.then` is taken, by its mean over all seeds; without such a metric,
-the best by the first objective.
+Two criteria make a candidate equal to the best one by the mean of the first objective over all seeds. Its mean
+lies within `within` standard errors of the best mean, and no more than the objective's margin behind it. The
+standard error is that of a difference over shared seeds and images, pooled over the candidates
+(`pipeline.score.pooled_error`), since the variance of one arm says nothing about a difference. Among equals,
+the best mean of `search.choose.then` over all seeds is taken; without such a metric, the best mean of the first
+objective.
 
-How good it is said to be is the mean over the further seeds alone, since the search's own values were picked for being
-high.
+The reported value of the best configuration is the mean over the further seeds alone, since the search's own
+values were picked for being high.
 """
 
 import math
@@ -39,11 +40,15 @@ from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 
 @dataclass(frozen=True)
 class Choice:
-    """The configuration that was chosen, and why.
+    """Configuration that was chosen, and the reason.
 
-    best: the one. candidates: all that were confirmed with as many seeds, the best by the first objective first.
-    equal: of these, the ids of those that it does not tell from the first. standard_error: of a difference of two; None
-    where there was nothing to tell it by.
+    Attributes:
+        best: The chosen configuration.
+        candidates: All configurations confirmed with as many seeds, the best by the first objective first.
+        equal: Ids of the candidates that the first objective does not tell from the first one, that one
+            included.
+        standard_error: Standard error of a difference of two candidates; None if it could not be estimated.
+        rule: Rule of the choice.
     """
 
     best: ConfirmedResult
@@ -53,7 +58,7 @@ class Choice:
     rule: ChoiceRule
 
     def result(self) -> ChoiceResult:
-        """As summary.json has it."""
+        """Returns the entry of summary.json."""
         found = ChoiceResult(
             then=self.rule.then,
             within=self.rule.within,
@@ -79,18 +84,19 @@ def choose_best(
     stopped: str | None = None,
     label: str = "the search",
 ) -> Choice:
-    """Choose the best configuration, as the module says.
+    """Chooses the best configuration, as described in the module's docstring.
 
     Args:
-        trials: Every record of a study, confirmations among them.
-        rule: How it is chosen.
-        scores: Of the validation images, by run.
-        stopped: Why the search ended early, if it did; for messages.
-        label: What the trials are of; for messages.
+        trials: Every record of a study, confirmations included.
+        rule: Rule of the choice.
+        scores: Scores of the validation images, by run.
+        stopped: Why the search ended early; None if it did not. For messages.
+        label: Name of the study, for messages.
 
     Raises:
-        UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate
-            was confirmed.
+        UserError: no trial completed, none has an allowed share of empty maps or meets the constraints, or no
+            candidate was
+        confirmed.
     """
     scores = scores or ImageScores()
     found = select_candidates(trials, rule, scores)
@@ -107,7 +113,8 @@ def choose_best(
             f"each of the best configurations ({', '.join(c.trial.id for c in tested)}) failed with another seed. "
             "Lower the learning rate or the weights in the space, or raise search.confirm.top."
         )
-    # A search that its budget ended early may have confirmed some candidates only; means of fewer seeds are luckier.
+    # A search that its budget ended early may have confirmed only some candidates. A mean of fewer seeds is more likely
+    # to be high by chance.
     most = max(len(candidate.confirmations) for candidate in sound)
     whole = [candidate for candidate in sound if len(candidate.confirmations) == most]
     sign = rule.words.sign
@@ -122,10 +129,13 @@ def choose_best(
 
 
 _ROUNDING = 1e-12
-"""A difference of two means of whole images over a few seeds is no smaller than this, unless it is rounding."""
+"""Tolerance for rounding; two means of whole images over a few seeds that differ do so by more than this."""
 
 
 def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) -> float | None:
+    """Returns the standard error of a difference of two candidates; None without scores of every run on the
+    same images.
+    """
     tables = [[scores.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
     if len(tables) < 2 or any(row is None for rows in tables for row in rows):
         return None
@@ -136,6 +146,7 @@ def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) 
 
 
 def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:
+    """Returns the mean of the metric that decides among equals, more is better; 0 without such a metric."""
     if rule.then is None:
         return 0.0
     value = candidate.mean_of(rule.then)
@@ -143,7 +154,11 @@ def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:
 
 
 def describe_rule(params: Any) -> str:
-    """How the configuration will be chosen, for the plan. params: `search.choose.then` may still be `auto`."""
+    """Returns the rule of the choice in words, for the plan.
+
+    Args:
+        params: All parameters; `search.choose.then` may still be `auto`.
+    """
     choose, words = params.search.choose, objective_words(params)
     if choose.then == "none":
         return f"the {words.best} mean validation {words.label} over all seeds"
@@ -161,7 +176,7 @@ def describe_rule(params: Any) -> str:
 
 
 def describe_choice(choice: ChoiceResult) -> str:
-    """Why the best configuration is the best, in a sentence."""
+    """Returns why the best configuration is the best, in one sentence."""
     confirmed, equal, then = len(choice.confirmed), len(choice.equal), choice.then
     words = words_of(choice.metric, choice.margin)
     best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
@@ -195,6 +210,14 @@ def _finite(value: float | None) -> float | None:
 
 
 def _nothing_found(trials: Sequence[TrialRecord], rule: ChoiceRule, stopped: str | None, label: str) -> UserError:
+    """Returns the error that no configuration can be named the best, with the reason.
+
+    Args:
+        trials: Every record of the study.
+        rule: Rule of the choice.
+        stopped: Why the search ended early; None if it did not.
+        label: Name of the study.
+    """
     objectives: Objectives = rule.objectives
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
     untrained = [trial for trial in trials if trial.number is not None and trial.state == INFEASIBLE]

@@ -1,7 +1,7 @@
-"""The scores of validation images of the confirmed configurations and the controls, with the seeds that they share.
+"""Scores of validation images of the confirmed configurations and the controls, over the seeds that they share.
 
-This is all that `pipeline.score.forecast` needs of a search. The search's own run of a configuration is left out, since
-its value was picked for being high; so is a configuration that is the same as another one.
+`pipeline.score.forecast` needs nothing else of a search. The search's own run of a configuration is left out,
+since its value was picked for being high. A configuration that is the same as another one is left out too.
 """
 
 import json
@@ -21,13 +21,15 @@ from pipeline.tune.objectives.objectives import is_searched_for
 from pipeline.tune.task import Resources
 
 Table = NDArray[Any]
+"""Scores of the images, (seeds, images)."""
 
 
 def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict[str, Table]:
-    """Tables (seeds, images) by the id of a configuration or control, with one row for every seed that all have.
+    """Returns tables (seeds, images) by the id of a configuration or control, with a row for every seed that
+    all of them have.
 
-    Of configurations that lack seeds, those are left out without which there is most to compare: (configurations - 1) x
-    (seeds - 1) is the largest. Empty where nothing was confirmed.
+    Configurations that lack seeds are left out if that leaves most to compare, which means that (configurations
+    - 1) x (seeds - 1) is the largest. The result is empty if nothing was confirmed.
     """
     runs: dict[str, dict[int, Table]] = {}
     of: dict[str, str] = {}
@@ -39,7 +41,7 @@ def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict
         if same == trial.of:
             runs.setdefault(trial.of, {})[trial.seed] = right
     sizes = [len(right) for each in runs.values() for right in each.values()]
-    if len(set(sizes)) > 1:  # of a journal that was put together by hand; nothing can be compared image by image
+    if len(set(sizes)) > 1:  # a journal put together by hand, which cannot be compared image by image
         return {}
     chosen: dict[str, Table] = {}
     most = -1
@@ -55,9 +57,16 @@ def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict
 def forecast_content(
     trials: Iterable[TrialRecord], scores: ImageScores, resources: Resources, params: Params
 ) -> SearchForecast:
-    """What summary.json has under `forecast`: the components of variance, and how trials shared the machine.
+    """Returns the entry `forecast` of summary.json: components of variance, and how trials shared the machine.
 
-    They are of `evaluate.metric`, so they are measured where the search was for that, and assumed otherwise.
+    The components are for `evaluate.metric`. They are measured if the search optimised that metric, and assumed
+    otherwise.
+
+    Args:
+        trials: Every record of the search.
+        scores: Scores of the validation images, by run.
+        resources: Resources of the search.
+        params: All parameters.
     """
     first, metric = params.search.objectives[0], params.evaluate.metric
     if is_searched_for(params):

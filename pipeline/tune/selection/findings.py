@@ -1,4 +1,4 @@
-"""What `pipeline.tune.selection.health` finds of a search, in words."""
+"""Wording of the findings of `pipeline.tune.selection.health`."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ from pipeline.artifacts.search_result import ALARM, UNKNOWN, Finding
 
 
 def describe_findings(findings: Sequence[Finding] | None) -> list[str]:
-    """A line each for alarms and remarks, one for all that could not be examined.
+    """Returns the lines about a search's health: one for each alarm and remark, one for everything that was not
+    examined.
 
-    findings: None of a search that nobody has looked at, of which nothing is said.
+    Args:
+        findings: The findings; None for a search that was not examined, which gives no line.
     """
     if findings is None:
         return []

@@ -1,4 +1,4 @@
-"""The health of a search: what its own records say against it, each with what to do.
+"""Health of a search: faults that its own records show, each with a remedy.
 
     edge_of_range       the best configuration lies at the end of a range towards which the others get better, too
     no_effect           a parameter had no effect that so many trials could show
@@ -7,10 +7,10 @@
     rungs               the order at the rungs says little of the order at the end
     validation_images   the validation images alone part configurations by more than these differ, and than matters
 
-Each is an alarm only if the records speak for it, not since they do not speak against it: at most one of twenty
-searches without a fault is to have any (`benchmarks/search_health.py`). A search that converges ends with
-configurations that tie, so that this is a remark, as long as its trials do differ. What there is too little for is said
-to be so.
+Each is an alarm only if the records show the fault, not if they merely fail to exclude it. At most one of
+twenty searches without a fault is to have any alarm (`benchmarks/search_health.py`). A search that converges
+ends with configurations that tie, so a tie is only a remark as long as the search's trials do differ. If there
+are too few records to examine something, a finding says so.
 """
 
 import math
@@ -31,24 +31,41 @@ from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, 
 from pipeline.tune.space import SearchSpace
 
 EDGE_SHARE, EDGE_LEVEL = 0.1, 0.05
-"""The best is at an end within this share of the range; the others speak for it at this level, all tests together."""
+"""Share of the range within which the best configuration is at its end; level, over all tests together, at
+which the other trials show that it gets better there.
+"""
 EFFECT_TRIALS, NO_EFFECT = 40, 0.2
-"""Trials at one time from which on a parameter is examined, and the p-value, over all tests of it, above which it is
-said to have shown no effect. With three parameters, one that explains .35 of what the others leave is said so in under
-two of a hundred searches of 40 trials."""
+"""Number of trials at one time from which on a parameter is examined; p-value, over all tests of the parameter,
+above which it is reported to have shown no effect. With three parameters, one that explains .35 of what the
+others leave is reported in under two of a hundred searches of 40 trials.
+"""
 TIE_RATIO = 2.0
-"""Variance between configurations over that of equal ones, up to which they tie: what is their own is no more than
-noise."""
+"""Ratio of the variance between configurations to that of equal ones, up to which they tie: at most half of
+their variance is their own.
+"""
 AHEAD_LEVEL = 0.01
-"""Of the test whether a control is ahead, all controls together."""
+"""Level of the test whether a control is ahead, for all controls together."""
 RUNG_TRIALS, RUNG_CORRELATION, RUNG_LEVEL = 8, 0.5, 0.1
-"""Trials in full from which on rungs are judged; they predict too little if their rank correlation with the end is
-below this at this level, one-sided."""
+"""Number of full trials from which on rungs are judged; rank correlation with the end below which a rung
+predicts too little; one-sided level of this test.
+"""
 
 
 @dataclass(frozen=True)
 class _Search:
-    """What the findings look at. tried: the method's own trials. rungs: epochs. samples: those that have trials."""
+    """Records that the findings are drawn from.
+
+    Attributes:
+        trials: Every record of the search.
+        tried: The method's own trials.
+        space: The search space.
+        rungs: Epochs of the rungs that are examined.
+        best: The chosen configuration; None if there is none yet.
+        objectives: Objectives and constraints.
+        scores: Scores of the validation images, by run.
+        words: Wording of the first objective.
+        samples: Trials by metric and time; empty ones are left out.
+    """
 
     trials: Sequence[TrialRecord]
     tried: Sequence[TrialRecord]
@@ -62,6 +79,7 @@ class _Search:
 
     @property
     def metrics(self) -> list[str]:
+        """First objective, and the metric that decides among equals if there is one."""
         return list(dict.fromkeys([self.first, self.then or self.first]))
 
     @property
@@ -78,20 +96,21 @@ class _Search:
 
     @property
     def candidates(self) -> list[str]:
+        """Confirmed trials of the method's study."""
         return self._confirmed(lambda trial: trial.study == METHOD)
 
     @property
     def controls(self) -> list[str]:
-        """Those of the space, and the confirmed ones of the control's own study."""
+        """Confirmed controls of the space, and confirmed trials of the control study."""
         return self._confirmed(lambda trial: trial.control or trial.study == CONTROL_STUDY)
 
     def _confirmed(self, chosen: Callable[[TrialRecord], bool]) -> list[str]:
-        """The ids of the configurations with confirmations of which this is true."""
+        """Returns the ids of the configurations with confirmations for which a condition is true."""
         again = {trial.of for trial in self.trials if trial.role == CONFIRMATION}
         return [trial.id for trial in self.trials if trial.id in again and chosen(trial)]
 
     def table(self, epoch: int | None = None) -> tuple[SeedTable | None, list[int]]:
-        """Confirmed configurations and controls, and which rows are of configurations."""
+        """Returns the table of confirmed configurations and controls, and its rows that are configurations."""
         candidates = self.candidates
         found = seed_table(self.trials, [*candidates, *self.controls], self.scores, epoch=epoch, metric=self.first)
         rows = [] if found is None else [row for row, name in enumerate(found.ids) if name in candidates]
@@ -108,17 +127,19 @@ def examine_search(
     scores: ImageScores | None = None,
     words: MetricWords = ACCURACY_WORDS,
 ) -> list[Finding]:
-    """Look at a search, and say what is wrong with it: alarms first, then remarks, then what could not be examined.
+    """Examines a search and returns its faults: alarms first, then remarks, then everything that could not be
+    examined.
 
     Args:
         trials: Every record: controls, trials of every study, confirmations.
-        space: That was searched.
-        rung_epochs: At which trials were compared. Of the median rule, which compares at every epoch, the products of
-            the first with powers of two are looked at.
-        best: The configuration that was chosen; None if there is none yet.
-        objectives: The first, which configurations are compared by, and the metric that decides among equals.
-        scores: Of the validation images, by run; None where they were not written down.
-        words: Of the first objective; differences below its margin count as none.
+        space: The search space.
+        rung_epochs: Epochs at which trials were compared. The median rule compares at every epoch; of its
+            epochs, the
+        products of the first with powers of two are examined.
+        best: The chosen configuration; None if there is none yet.
+        objectives: Objectives and constraints: the first objective, and the metric that decides among equals.
+        scores: Scores of the validation images, by run; None if they were not stored.
+        words: Wording of the first objective; differences below its margin count as none.
     """
     tried = [trial for trial in trials if trial.study == METHOD and trial.number is not None]
     rungs = _looked_at([int(rung) for rung in rung_epochs])
@@ -131,6 +152,9 @@ def examine_search(
 
 
 def _looked_at(rungs: Sequence[int]) -> list[int]:
+    """Returns the rungs to examine: for consecutive epochs, products of the first with powers of two; else all
+    of them.
+    """
     if len(rungs) < 3 or list(rungs) != list(range(rungs[0], rungs[-1] + 1)):
         return list(rungs)
     return [rung for rung in rungs if rung % rungs[0] == 0 and (rung // rungs[0]).bit_count() == 1]
@@ -144,7 +168,7 @@ def _edge(search: _Search) -> Finding | None:
     shares, steps = search.space.shares(best.values), search.space.steps()
     for (path, dimension), share in zip(search.space.dimensions.items(), shares, strict=True):
         upper = None if "choices" in dimension else _end(dimension, best.values[path], share)
-        if upper is None or steps[path] == 2:  # of two values, one is as good as inside
+        if upper is None or steps[path] == 2:  # of two values, either is at an end
             continue
         for sample in search.samples:
             edge = examine_edge(sample, path, search.categorical, upper=upper, without=best.id)
@@ -169,7 +193,14 @@ def _edge(search: _Search) -> Finding | None:
 
 
 def _end(dimension: Dimension, value: Any, share: float) -> bool | None:
-    """Whether a value is at the upper end (True), at the lower one (False), or at none."""
+    """Returns True for a value at the upper end of its range, False for one at the lower end, and None for any
+    other.
+
+    Args:
+        dimension: The dimension.
+        value: The value.
+        share: Its share of the way through the range, in [0, 1].
+    """
     if value in (dimension["low"], dimension["high"]):
         return bool(value == dimension["high"])
     return None if EDGE_SHARE <= share <= 1 - EDGE_SHARE else share > 0.5
@@ -186,7 +217,7 @@ def _no_effect(search: _Search) -> Finding | None:
         tests = [(effect_p_value(sample, path, search.categorical), sample) for sample in search.samples]
         known = [(p_value, sample) for p_value, sample in tests if p_value is not None]
         if max((len(sample.trials) for _, sample in known), default=0) < EFFECT_TRIALS:
-            continue  # all trials have one value of it, or the parameters are too many for so few trials
+            continue  # all trials have one value of it, or there are too many parameters for these trials
         examined |= dict.fromkeys(f"{sample.metric} {sample.place}" for _, sample in known)
         if min(p_value for p_value, _ in known) * len(known) > NO_EFFECT:
             without.append(path)
@@ -228,14 +259,16 @@ def _tie(search: _Search) -> Finding | None:
 
 
 def _ratio(variance: float, of_equals: float) -> float:
+    """Returns a variance over that of equal configurations; 0 if both are 0, inf if only the latter is."""
     return variance / of_equals if of_equals > 0 else 0.0 if variance == 0 else math.inf
 
 
 def _ratio_of_trials(search: _Search) -> float | None:
-    """Variance of the objective over trials, one seed each, over that of equal ones, which the confirmed runs show.
+    """Returns the variance of the objective over trials, one seed each, over that of equal ones.
 
-    The higher of two: of all trials where they were first compared, and at the end of those in full. None where it is
-    not known.
+    The confirmed runs show the variance of equal ones. The ratio is computed for all trials at the first rung,
+    and for the trials that ran in full at their end, and the higher one is returned; None if neither is
+    available.
     """
     found = []
     for epoch in (*search.rungs[:1], None):
@@ -257,7 +290,7 @@ def _control_ahead(search: _Search) -> Finding | None:
     if table is None or not candidates or not controls or table.degrees_of_freedom < 2:
         seen = "whether a control is ahead (it and a configuration, confirmed with two further seeds, are needed)"
         return Finding("control_ahead", seen, kind=UNKNOWN)
-    from scipy import stats  # here, so that commands that need none of it answer at once
+    from scipy import stats  # imported here, so that commands that do not need it answer at once
 
     sign = search.words.sign
     best = max(candidates, key=lambda row: sign * float(table.means[row]))
@@ -292,7 +325,7 @@ def _rungs(search: _Search) -> Finding | None:
     for rung in search.rungs:
         known = [found for metric in search.metrics if (found := _rank_correlation(completed, metric, rung))]
         judged += bool(known)
-        # What goes on for one metric alone is not lost, so rungs are at fault if none of them says anything.
+        # A trial that is good by one metric alone goes on too. A rung is at fault only if no metric predicts the end.
         if known and all(_upper_limit(correlation, trials) < RUNG_CORRELATION for correlation, trials in known):
             weak.append((rung, *known[0]))
     if not judged:
@@ -313,7 +346,16 @@ def _rungs(search: _Search) -> Finding | None:
 
 
 def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) -> tuple[float, int] | None:
-    """Spearman's, between a rung and the end, and of how many trials; None where they are too few, or all the same."""
+    """Returns Spearman's rank correlation between a rung and the end.
+
+    Args:
+        completed: Trials that ran in full.
+        metric: Metric by which they are compared.
+        rung: Epoch of the rung.
+
+    Returns:
+        The correlation and the number of trials; None if these are too few or have equal values.
+    """
     from scipy import stats  # as above
 
     pairs = [(trial.epochs.get(rung, {}).get(metric, math.nan), trial.metric(metric)) for trial in completed]
@@ -325,8 +367,9 @@ def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) 
 
 
 def _upper_limit(correlation: float, trials: int) -> float:
-    """The one-sided upper limit of a rank correlation, by Fisher's transform with Spearman's variance, 1.06 / (n - 3)
-    (Fieller, Hartley, Pearson 1957).
+    """Returns the one-sided upper limit of a rank correlation.
+
+    It uses Fisher's transform with Spearman's variance, 1.06 / (n - 3) (Fieller, Hartley, Pearson 1957).
     """
     from scipy import stats  # as above
 

@@ -1,17 +1,17 @@
-"""What a search leaves behind in `results/search/`: the trials, the best configuration, a summary, the study.
+"""Files of a finished search in `results/search/`: the trials, the best configuration, a summary, the study.
 
     trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
     curves.csv    a row an epoch of a trial
-    timings.csv   seconds by trial, and what it used of the machine, apart from the rest so that the same search gives
-                  the same files
+    timings.csv   seconds by trial, and its usage of the machine; apart from the other files, so that these are the same
+                  for the same search
     pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
     best.yaml     best configuration and controls, as parameters by dotted path; the parameters they were found with
     metrics.json  the few figures that `dvc metrics` shows
-    summary.json  all of them: counts, epochs spent and saved, best and control values, importances
-    plot_trials.csv, plot_curves.csv  what `dvc plots` draws: the first objective by trial; curves of best and control
+    summary.json  all figures: counts, epochs spent and saved, best and control values, importances
+    plot_trials.csv, plot_curves.csv  data of `dvc plots`: the first objective by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
-How the best configuration is chosen is described in `pipeline.tune.selection.choice`. Values that the search saw
+`pipeline.tune.selection.choice` describes how the best configuration is chosen. Values from the search serve to
 choose a configuration; they never enter the verdict.
 """
 
@@ -44,14 +44,19 @@ IDENTITY_PREFIXES = (
     ),
     "search.constraints.",
 )
-"""How the paths begin of what decides which configurations are proposed and how they are trained."""
+"""Beginnings of the paths of parameters that decide which configurations are proposed and how they are trained."""
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, SearchSummary]:
-    """Write every file of the module's list and return the best trial and the summary.
+    """Writes every file of the module's list and returns the best trial and the summary.
+
+    Args:
+        task: The search.
+        outcome: Its outcome.
+        folder: Directory to write to.
 
     Raises:
-        UserError: no trial is fit to be the best.
+        UserError: no trial can be named the best.
     """
     choice, control_choice = _choose(METHOD, task, outcome), None
     if CONTROL_STUDY in outcome.studies:
@@ -106,8 +111,8 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
 
 
 def fingerprint_parameters(params: Params) -> Values:
-    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.fingerprint_content`), by
-    dotted path.
+    """Returns the parameters in the fingerprint, by dotted path
+    (`pipeline.provenance.fingerprint.fingerprint_content`).
     """
     return {
         path: params.value(path)
@@ -117,6 +122,13 @@ def fingerprint_parameters(params: Params) -> Values:
 
 
 def _choose(study: str, task: SearchTask, outcome: SearchOutcome) -> Choice:
+    """Returns the best configuration of a study.
+
+    Args:
+        study: `METHOD` or `CONTROL_STUDY`.
+        task: The search.
+        outcome: Its outcome.
+    """
     others = {METHOD: CONTROL_STUDY, CONTROL_STUDY: METHOD}
     return choose_best(
         [trial for trial in outcome.trials if trial.study != others[study]],
@@ -149,8 +161,15 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> Row:
 
 
 def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> list[Row]:
-    """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
-    constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
+    """Returns a row for each of the method's trials that ran in full, and each control.
+
+    A row has the objectives, whether every constraint is met, and whether the trial is on the front or is the
+    one chosen. With a single objective, the front is the best trial alone.
+
+    Args:
+        task: The search.
+        outcome: Its outcome.
+        best: The best trial.
     """
     objectives, empty = objectives_from_params(task.params), task.params.search.max_empty_share
     tried = [trial for trial in outcome.trials if trial.study == METHOD and trial.state == COMPLETE]
@@ -171,12 +190,13 @@ def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> 
 
 
 def _configurations(trial: TrialRecord, task: SearchTask) -> Row:
-    """What a run trained with, as cells."""
+    """Returns the values that a run trained with, as cells."""
     values = {**{path: task.params.value(path) for path in task.space.dimensions}, **trial.values}
     return {path: format_cell(value, task.space.dimensions.get(path)) for path, value in values.items()}
 
 
 def _broken(trial: TrialRecord, objectives: Objectives) -> list[str]:
+    """Returns the names of the metrics whose limits a trial breaks."""
     return [name for name, amount in objectives.violations(trial.metric).items() if amount > 0]
 
 
@@ -190,7 +210,7 @@ def _metrics(summary: SearchSummary) -> dict[str, Any]:
 
 
 def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[Row]:
-    """Trials by number, with the best that had completed by then."""
+    """Returns trials by number, each with the best value completed by then."""
     rows: list[Row] = []
     best = math.nan
     better = min if objectives.directions[0] == "minimize" else max
@@ -205,7 +225,13 @@ def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[
 
 
 def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], params: Params) -> list[Row]:
-    """The first objective by epoch, of the best trial and of the space's first control."""
+    """Returns the first objective by epoch, of the best trial and of the space's first control.
+
+    Args:
+        best: The best trial.
+        trials: Every record of the search.
+        params: All parameters.
+    """
     objective = objectives_from_params(params).first
     shown = {"best": best, "control": next(trial for trial in trials if trial.control)}
     return [

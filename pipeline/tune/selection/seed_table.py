@@ -1,12 +1,17 @@
-"""Configurations side by side, over the seeds that they share: means, and what seeds and images alone would do to them.
+"""Table of configurations over the seeds that they share: their means, and how far equal ones would lie apart
+by chance.
 
-Of K configurations, S seeds and N validation images, x[k, s] is the value of the first objective, and c[k, s, i] what
-an image counts for in it: whether it was right, or its pseudo-value.
-Two parts make configurations differ that are equal. One is the seeds': MS(configuration x seed) / S, the mean square of
-x[k, s] - x[k, .] - x[., s] + x[., .] on (K-1)(S-1) degrees of freedom, pooled over all of them. The other is the
-images': of D[s, i] = c[a, s, i] - c[b, s, i], the variance of its mean over seeds from image to image, over N, less
-what seeds put into it, MS(seed x image) / (S N). Seeds that are alike for all configurations, and images that are hard
-for all, cancel.
+There are K configurations, S seeds and N validation images. The value of the first objective is x[k, s], and an
+image's score in it is c[k, s, i]: whether it was classified correctly, or its pseudo-value. Two parts make
+equal configurations differ.
+
+The seeds' part is MS(configuration x seed) / S. Its numerator is the mean square of x[k, s] - x[k, .] - x[., s]
++ x[., .] on (K-1)(S-1) degrees of freedom, pooled over all configurations.
+
+The images' part is computed from D[s, i] = c[a, s, i] - c[b, s, i]. It is the variance over images of D's mean
+over seeds, divided by N, less the contribution of seeds to it, MS(seed x image) / (S N).
+
+Seeds that are alike for all configurations, and images that are hard for all, cancel.
 """
 
 import itertools
@@ -25,8 +30,12 @@ from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, VAL_ACCURACY, 
 
 @dataclass(frozen=True)
 class SeedTable:
-    """ids: of the configurations, K > 1. values: the objective, (K, S), S > 1. scores: of the images, (K, S, N); None
-    where they are not known of every run.
+    """Values of configurations over the seeds that they share.
+
+    Attributes:
+        ids: Ids of the configurations, K > 1.
+        values: The objective, (K, S), S > 1.
+        scores: Scores of the images, (K, S, N); None if they are not available for every run.
     """
 
     ids: Sequence[str]
@@ -35,7 +44,7 @@ class SeedTable:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """Over seeds, (K,)."""
+        """Means over seeds, (K,)."""
         return np.asarray(self.values.mean(axis=1))
 
     @property
@@ -44,18 +53,19 @@ class SeedTable:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Of `seed_variance`."""
+        """Degrees of freedom of `seed_variance`."""
         return (len(self.ids) - 1) * (self.seeds - 1)
 
     def seed_variance(self) -> float:
-        """MS(configuration x seed) / S: the seeds' part of the variance of a configuration's mean."""
+        """Returns MS(configuration x seed) / S: the seeds' part of the variance of a configuration's mean."""
         return float((interaction(self.values) ** 2).sum() / self.degrees_of_freedom / self.seeds)
 
     def image_variance(self, one: int, other: int) -> float | None:
-        """The images' part of the variance of a difference of two configurations' means; None where it is not known.
+        """Returns the images' part of the variance of a difference of two configurations' means; None if it is
+        not available.
 
-        Fewer than ten images that one of them alone gets right get half of one more each way: the variance of none
-        would be 0.
+        If fewer than ten images are right for one of them alone, half an image is added each way, since the
+        variance of no such image would be 0.
         """
         if self.scores is None or self.scores.shape[2] < 2:
             return None
@@ -69,7 +79,7 @@ class SeedTable:
         return float(max(0.0, square / (images - 1) / images - mean_square / (seeds * images)))
 
     def mean_image_variance(self, rows: Sequence[int]) -> float | None:
-        """`image_variance` as the mean over all pairs of these rows."""
+        """Returns the mean of `image_variance` over all pairs of these rows; None if it is not available."""
         found = [self.image_variance(*pair) for pair in itertools.combinations(rows, 2)]
         known = [value for value in found if value is not None]
         return float(np.mean(known)) if known else None
@@ -83,11 +93,20 @@ def seed_table(
     epoch: int | None = None,
     metric: str = VAL_ACCURACY,
 ) -> SeedTable | None:
-    """The table of these configurations (ids of trials and controls) over the seeds that all of them ran in full with,
-    by a metric as it was at an epoch; None: at their last.
+    """Returns the table of configurations over the seeds with which all of them ran in full.
 
-    One of too few seeds, since a confirmation failed or was not started, is left out where more degrees of freedom are
-    left without it. None if fewer than two configurations, or no two seeds, are left.
+    A configuration with too few seeds, since a confirmation failed or was not started, is left out if the
+    others then leave more degrees of freedom.
+
+    Args:
+        trials: Every record, confirmations included.
+        of: Ids of the trials and controls to compare.
+        scores: Scores of the validation images, by run.
+        epoch: Epoch at which they are compared; None for their last one.
+        metric: Metric by which they are compared.
+
+    Returns:
+        The table; None if fewer than two configurations, or fewer than two seeds, are left.
     """
     runs: dict[str, dict[int | None, TrialRecord]] = {name: {} for name in of}
     for trial in trials:
@@ -110,6 +129,13 @@ def seed_table(
 
 
 def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
+    """Returns a metric of a trial; NaN if it is missing.
+
+    Args:
+        trial: The trial.
+        metric: The metric's name.
+        epoch: The epoch; None for the last one.
+    """
     return trial.metric(metric) if epoch is None else trial.epochs.get(epoch, {}).get(metric, math.nan)
 
 
@@ -119,6 +145,14 @@ def _scores(
     scores: ImageScores,
     epoch: int | None,
 ) -> NDArray[np.bool_] | None:
+    """Returns the scores of all runs as booleans, (K, S, N); None if they are not available for every run.
+
+    Args:
+        runs: Runs by configuration and seed.
+        seeds: The shared seeds.
+        scores: Scores of the validation images, by run.
+        epoch: The epoch; None for each run's last one.
+    """
     found = [[scores.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
     lengths = {None if flags is None else len(flags) for row in found for flags in row}
     return None if None in lengths or len(lengths) != 1 else np.array(found, dtype=bool)

@@ -1,4 +1,6 @@
-"""What a search has come to, in figures: counts, what was spent and saved, values of best and controls, rungs."""
+"""Figures of a finished search: counts, time spent and saved, values of the best configuration and the
+controls, rungs.
+"""
 
 import math
 from collections.abc import Sequence
@@ -42,8 +44,13 @@ from pipeline.tune.task import SearchTask
 
 
 def summarise(task: SearchTask, outcome: SearchOutcome, choice: Choice, control_choice: Choice | None) -> SearchSummary:
-    """The content of summary.json. choice, control_choice: of the method's study; of the control's own, if there is
-    one.
+    """Returns the content of summary.json.
+
+    Args:
+        task: The search.
+        outcome: Its outcome.
+        choice: Choice of the method's study.
+        control_choice: Choice of the control study; None if there is none.
     """
     params, best = task.params, choice.best
     tuned = None if control_choice is None else control_choice.best
@@ -93,6 +100,13 @@ def summarise(task: SearchTask, outcome: SearchOutcome, choice: Choice, control_
 
 
 def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> Sequence[Finding]:
+    """Returns the findings about the search's health.
+
+    Args:
+        task: The search.
+        outcome: Its outcome.
+        best: The chosen configuration.
+    """
     return examine_search(
         outcome.trials,
         task.space,
@@ -105,7 +119,7 @@ def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> 
 
 
 def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """The constraints, and of several objectives the Pareto front; nothing where neither was asked for."""
+    """Returns the entries for constraints and, with several objectives, the Pareto front; empty with neither."""
     search, objectives = task.params.search, objectives_from_params(task.params)
     found: dict[str, Any] = {}
     if objectives.limits:
@@ -125,7 +139,13 @@ def _objective_values(objectives: Objectives, trial: TrialRecord) -> dict[str, A
 
 
 def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) -> ConfigResult:
-    """What is known of a configuration. trial: its id, unless it goes by a name of its own."""
+    """Returns the entry of a configuration.
+
+    Args:
+        objectives: Objectives and constraints.
+        confirmed: The configuration with its runs.
+        trial: `trial`, its id; absent for a control, which has a name.
+    """
     measured: dict[str, Any] = {name: _number(confirmed.trial.metric(name)) for name in objectives.metrics}
     return ConfigResult(
         **trial,
@@ -138,8 +158,9 @@ def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) ->
 
 
 def _spent(task: SearchTask, outcome: SearchOutcome) -> SpentTime:
-    """Time by what it went into, that of guides included, and what the epochs used of the machine, if it was measured.
-    A trial stopped early saves what its other epochs would have taken.
+    """Returns the time by purpose, guides included, and the usage of the machine if it was measured.
+
+    A trial that was stopped early saves the time of its remaining epochs.
     """
     pace = _pace(outcome.trials)
     left = sum(task.params.train.epochs - t.last_epoch for t in outcome.trials if t.state == PRUNED)
@@ -162,12 +183,13 @@ def _spent(task: SearchTask, outcome: SearchOutcome) -> SpentTime:
 
 
 def _pace(trials: Sequence[TrialRecord]) -> float:
+    """Returns the seconds of a worker for one epoch, mean over all trials."""
     epochs = sum(len(trial.epochs) for trial in trials)
     return sum(trial.busy_s for trial in trials) / epochs if epochs else 0.0
 
 
 def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
-    """Which control a difference is against, in words."""
+    """Returns the control of the comparison in words."""
     search, name = task.params.search, task.params.retrain.control
     share = study_allowance(task.params, task.space)
     if tuned is not None:
@@ -188,10 +210,19 @@ def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
 def rung_correlations(
     trials: Sequence[TrialRecord], rung_epochs: Sequence[int], objective: str = VAL_ACCURACY
 ) -> dict[str, RungCorrelation]:
-    """Spearman's rank correlation between the objective at each rung and at the last epoch, over completed trials.
+    """Returns Spearman's rank correlation between the objective at each rung and at the last epoch, over
+    completed trials.
 
-    Only those that ran in full have both, so it speaks of the ones that the rungs let through. A rung with fewer than
-    three of them, or with equal values throughout, is left out.
+    Only trials that ran in full have both values, so the correlation is about trials that the rungs let go on.
+    A rung with fewer than three of these, or with equal values throughout, is left out.
+
+    Args:
+        trials: The method's trials.
+        rung_epochs: Epochs of the rungs.
+        objective: Name of the objective.
+
+    Returns:
+        Correlations by the rung's epoch, as text.
     """
     completed = [trial for trial in trials if trial.state == COMPLETE]
     found: dict[str, RungCorrelation] = {}
@@ -205,5 +236,5 @@ def rung_correlations(
 
 
 def _number(value: float) -> float | None:
-    """A figure for JSON, which has no word for what is not finite."""
+    """Returns a figure for JSON, which cannot represent infinity and NaN: None for these."""
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""What a search's own trials show of its parameters, against what chance would, by permutations of ranks.
+"""Effects of parameters in a search's own trials, tested against chance by permutations of ranks.
 
-Trials are compared at two times: at the first rung, to which all came, and at the end, to which those came that were
-let through. Results enter as ranks, so that one that went wrong weighs no more than the worst.
+Trials are compared at two times: at the first rung, which all trials reach, and at the end, which only some
+reach. Results enter as ranks, so that a trial that went wrong has no more weight than the worst one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ from pipeline.tune.objectives.objectives import LOWER_IS_BETTER
 from pipeline.tune.space import SearchSpace
 
 PERMUTATIONS = 999
+"""Number of random permutations of a test."""
 SEED = 0
-"""Of the permutations: a search looked at twice says the same."""
+"""Seed of the permutations, so that examining a search twice gives the same findings."""
 
 Array = NDArray[np.float64]
 
@@ -25,9 +26,14 @@ Array = NDArray[np.float64]
 class Sample:
     """Trials at one time, by one metric.
 
-    metric: its name. epoch: where they were compared, None for their last. trials: ids, n. shares: where each lies in
-    the space, by dimension, (n,) in [0, 1] from low to high, on its log scale where there is one; of a category its
-    choice's place. ranks: of the metric, (n,), the highest the best.
+    Attributes:
+        metric: Name of the metric.
+        epoch: Epoch at which they are compared; None for their last one.
+        trials: Ids of the n trials.
+        shares: Place of each trial in the space, by dimension: (n,) in [0, 1] from low to high, on a log scale
+            where the
+        dimension has one; for a category, the place of its choice.
+        ranks: Ranks by the metric, (n,), the best trial highest.
     """
 
     metric: str
@@ -38,15 +44,23 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """The time, in words."""
+        """Time of the comparison, in words."""
         return "at the end" if self.epoch is None else f"at epoch {self.epoch}"
 
 
 def make_sample(trials: Sequence[TrialRecord], space: SearchSpace, metric: str, epoch: int | None) -> Sample:
-    """The trials that have the metric then. One that diverged before counts as the worst; what failed otherwise, or
-    lies outside of the space, is left out.
+    """Returns the trials that have the metric at an epoch.
+
+    A trial that diverged earlier counts as the worst. A trial that failed otherwise, or lies outside of the
+    space, is left out.
+
+    Args:
+        trials: Trials of one study.
+        space: The search space.
+        metric: Name of the metric.
+        epoch: The epoch; None for the last one of trials that ran in full.
     """
-    from scipy import stats  # here, so that commands that need none of it answer at once
+    from scipy import stats  # imported here, so that commands that do not need it answer at once
 
     ids, points, values = [], [], []
     for trial in trials:
@@ -63,7 +77,13 @@ def make_sample(trials: Sequence[TrialRecord], space: SearchSpace, metric: str, 
 
 
 def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
-    """NaN if there is none, -inf for a trial that diverged first."""
+    """Returns a trial's metric at an epoch; NaN if it is missing, -inf for a trial that diverged earlier.
+
+    Args:
+        trial: The trial.
+        metric: Name of the metric.
+        epoch: The epoch; None for the last one of a trial that ran in full.
+    """
     if trial.state == FAILED:
         diverged = (trial.reason or "").startswith("diverged")
         if epoch is not None and metric in trial.epochs.get(epoch, {}):
@@ -75,8 +95,10 @@ def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
 
 
 def basis(shares: Array, *, categorical: bool) -> Array:
-    """A parameter as columns, (n, k), centred: line and parabola of a number, all but one of the choices there are;
-    none of what is the same in all trials.
+    """Returns a parameter as centred columns, (n, k).
+
+    A number gives its value and, with more than two values, its square. A category gives an indicator of each
+    choice that occurs but one. A parameter with one value in all trials gives no column.
     """
     levels = np.unique(shares)
     if categorical:
@@ -87,12 +109,20 @@ def basis(shares: Array, *, categorical: bool) -> Array:
 
 
 def effect_p_value(sample: Sample, path: str, categorical: Mapping[str, bool]) -> float | None:
-    """How probable an effect as large as a parameter's is where it has none: R2 that its columns add to those of all
-    others, against the same with its values dealt out to the trials at random.
+    """Returns the probability of an effect as large as a parameter's if it has none.
+
+    The size of an effect is the R2 that the parameter's columns add to those of all others. It is compared with
+    the same for random permutations of the parameter's values over the trials.
+
+    Args:
+        sample: The trials.
+        path: The parameter's dotted path.
+        categorical: Whether each parameter is categorical, by dotted path.
 
     Returns:
-        (1 + permutations that add as much) / (1 + permutations); None where trials are too few to tell, or all of them
-        have one value of it.
+        (1 + permutations that add as much) / (1 + permutations); None if trials are too few for the test, or
+        all of them have
+        one value of the parameter.
     """
     own = basis(sample.shares[path], categorical=categorical[path])
     rest = {name: column for name, column in sample.shares.items() if name != path}
@@ -111,6 +141,7 @@ def effect_p_value(sample: Sample, path: str, categorical: Mapping[str, bool]) -
 
 
 def _orthonormal(columns: Array) -> Array:
+    """Returns an orthonormal basis of the space that the columns span, (n, rank)."""
     if not columns.shape[1]:
         return columns
     left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
@@ -119,8 +150,13 @@ def _orthonormal(columns: Array) -> Array:
 
 @dataclass(frozen=True)
 class Edge:
-    """What speaks for an optimum beyond an end of a range. trials: looked at. correlation: Spearman's, of nearness and
-    rank among them. p_value: one-sided, by permutation. rises: whether a parabola through all trials rises at the end.
+    """Evidence for an optimum beyond an end of a range.
+
+    Attributes:
+        trials: Number of trials examined.
+        correlation: Spearman's correlation of nearness to the end and rank among these.
+        p_value: One-sided p-value, by permutation.
+        rises: Whether a parabola through all trials rises at the end.
     """
 
     trials: int
@@ -132,11 +168,19 @@ class Edge:
 def examine_edge(
     sample: Sample, path: str, categorical: Mapping[str, bool], *, upper: bool, without: str
 ) -> Edge | None:
-    """Whether trials in the half of the range before an end are the better, the nearer they are to it.
+    """Tests whether, in the half of the range before an end, trials are better the nearer they are to that end.
 
-    What the other parameters explain of the ranks is taken off first, where there are trials enough. upper: the upper
-    end, else the lower. without: the best trial's id, which does not speak for itself. None with fewer than four trials
-    there, or nothing that differs.
+    If there are enough trials, the part of the ranks that the other parameters explain is subtracted first.
+
+    Args:
+        sample: The trials.
+        path: The parameter's dotted path.
+        categorical: Whether each parameter is categorical, by dotted path.
+        upper: Whether to test the upper end, rather than the lower.
+        without: Id of the best trial, which is left out, since it was chosen for its result.
+
+    Returns:
+        The evidence; None with fewer than four trials in that half, or with equal values among them.
     """
     from scipy import stats  # as above
 
@@ -151,7 +195,8 @@ def examine_edge(
     squared = len(set(near)) > 2
     own = near[:, None] ** np.arange(1, 3 if squared else 2)
     if len(left) >= 3 * columns.shape[1] + 4:
-        # Fitted together, or what the others share with this parameter would be taken off as theirs.
+        # The parameters are fitted together. Otherwise the part that the others share with this parameter would be
+        # subtracted as theirs.
         fitted = np.linalg.lstsq(np.concatenate([columns, own - own.mean(axis=0)], axis=1), left, rcond=None)[0]
         left = left - columns @ fitted[: columns.shape[1]]
     place = np.asarray(stats.rankdata(near[chosen]), dtype=np.float64)
@@ -166,11 +211,17 @@ def examine_edge(
 
 
 def _columns(shares: Mapping[str, Array], categorical: Mapping[str, bool], n: int) -> Array:
-    """The columns of several parameters side by side, (n, k)."""
+    """Returns the columns of several parameters side by side, (n, k).
+
+    Args:
+        shares: Places of the trials by parameter, (n,) each.
+        categorical: Whether each parameter is categorical, by dotted path.
+        n: Number of trials.
+    """
     found = [basis(column, categorical=categorical[name]) for name, column in shares.items()]
     return np.concatenate([np.empty((n, 0)), *found], axis=1)
 
 
 def _orders(n: int) -> NDArray[np.int64]:
-    """Permutations of n, a row each."""
+    """Returns random permutations of n, (PERMUTATIONS, n)."""
     return np.random.default_rng(SEED).permuted(np.tile(np.arange(n), (PERMUTATIONS, 1)), axis=1)

@@ -41,8 +41,8 @@ stays bounded however many trials there are.
 PRIOR_TRIALS = 20
 """Number of trials from which on the evidence counts as much as the prior."""
 FLOOR = 0.25
-"""Values below the median are raised to at least this share of the distance from median to best below the
-median. How bad a bad value is says nothing about where the best ones are.
+"""Depth of the lowest value that counts below the median, as a share of the distance from the median to the
+best. Lower values are raised to it, since how bad a bad value is says nothing about where the best ones are.
 """
 
 
