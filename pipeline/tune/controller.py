@@ -55,13 +55,12 @@ class SearchController:
         space: The search space.
         journal: The search's journal, opened for writing.
         callbacks: Called at every event, in this order.
-        fingerprint: The search's fingerprint, after which its studies are named.
+        fingerprint: The search's fingerprint, from which its studies derive their seeds.
         folder: The search's state directory.
         gpus: GPUs of one trial; may be a fraction.
         max_concurrent: Number of trials that run at the same time.
         count: Returns the number of parameters of a configuration's network. Needed if that number is an
-            objective or
-        bounded by a constraint.
+            objective or bounded by a constraint.
 
     Attributes:
         stopped: Reason for which no further trial is proposed, in words; None while trials may be proposed.

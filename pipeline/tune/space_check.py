@@ -89,7 +89,7 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
             return [f"step: given {format_value(step)}{comma_words(step)}; allowed: {allowed}"]
         rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
-        if rest:  # Optuna would lower `high` by itself, and only warn
+        if rest:  # Optuna would lower `high` on its own, with no more than a warning
             last = float(Fraction(str(high)) - rest)
             return [f"step: steps of {step} from {low} end at {last:g}, not at high {high}; give one that does"]
     if dimension["type"] == "float":
@@ -114,7 +114,7 @@ def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[st
     hint = IN_LISTS if _may_be_split(path, choices) else ""
     problems = [f"{problem}{hint}" for problem in _value_problems(path, choices, params)]
     if not problems and len({choice_label(choice) for choice in choices}) < len(choices):
-        return [f"choices: a value stands there twice{hint}"]
+        return [f"choices: contains a value twice{hint}"]
     if not problems and hint and len(choices) % 2 == 0 and choices not in (sorted(choices), sorted(choices)[::-1]):
         return [f"choices: given {format_value(choices)}{hint}; if whole numbers are meant, write them in order"]
     return problems

@@ -222,12 +222,12 @@ def test_control_ahead_over_shared_seeds_is_found() -> None:
         "control_ahead",
         f"The control paper is ahead of every trial: {VAL_ACCURACY} 0.9500 over 3 seeds, against 0.8100 of t0000, the best "
         "confirmed one, with the same seeds.",
-        "Have the space reach to lower weights, with which the regulariser does less harm, or try more trials.",
+        "Extend the space to lower weights, with which the regulariser does less harm, or try more trials.",
     )
     bare = SearchSpace("s.yaml", {RATE: NUMBER}, {})
     finding = found(records, "control_ahead", space=bare)
     assert finding is not None
-    assert finding.advice == "Have the space reach to the control's own values, or try more trials."
+    assert finding.advice == "Extend the space to the control's own values, or try more trials."
 
 
 def test_control_that_is_ahead_with_one_seed_or_by_noise_is_not_told() -> None:

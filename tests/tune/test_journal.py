@@ -161,7 +161,7 @@ def test_broken_line_in_the_middle_is_told_with_its_number(path: Path, broken: b
     write_search(path)
     lines = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join([*lines[:3], broken, *lines[4:]]) + b"\n")
-    with pytest.raises(UserError, match=r"journal\.jsonl: line 4 is broken\. Mend that line if .* or move .* away"):
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 4 is broken\. Repair that line if .* or move .* away"):
         read_history(path)
 
 

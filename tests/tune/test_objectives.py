@@ -111,7 +111,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
         "full.",
         "  parameters: the lowest was 900 (t0000), allowed: at most 1,000",
         "  val/attention/jaccard: the highest was 0.2500 (t0000), allowed: at least 0.5000",
-        "What was tried is kept (`sar-search status`). Ease the constraint, or change the space. With search.warm_start "
+        "The trials are kept (`sar-search status`). Ease the constraint, or change the space. With search.warm_start "
         "the new search learns from what ran in full.",
     ]
 
@@ -120,7 +120,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
     ("settings", "said"),
     [
         ({"search__objectives": ["latency_ms"]}, "must begin with one of val/accuracy, val/loss"),
-        ({"search__objectives": ["val/accuracy", "val/accuracy"]}, "an objective stands there twice"),
+        ({"search__objectives": ["val/accuracy", "val/accuracy"]}, "names an objective twice"),
         ({"search__objectives": ["val/accuracy", "val/loss"]}, "Set search.scheduler.name: none (it is asha)"),
         (
             {

@@ -165,8 +165,8 @@ DROP = "model.drop_path"
         (LAYERS, "{type: float, low: 0, high: 1}", f"{LAYERS}: given 0; allowed: one of last, "),
         (LAYERS, "{type: categorical, choices: [last]}", f'{LAYERS}: choices: given ["last"]; needed: a list of at'),
         (LAYERS, "{type: categorical}", f"{LAYERS}: choices: given null; needed: a list of at least two values"),
-        (LAYERS, "{type: categorical, choices: [all, last, all]}", f"{LAYERS}: choices: a value stands there twice"),
-        (LAYERS, "{type: categorical, choices: [[0, 1], [0, 1]]}", f"{LAYERS}: choices: a value stands there twice"),
+        (LAYERS, "{type: categorical, choices: [all, last, all]}", f"{LAYERS}: choices: contains a value twice"),
+        (LAYERS, "{type: categorical, choices: [[0, 1], [0, 1]]}", f"{LAYERS}: choices: contains a value twice"),
     ],
 )
 def test_dimension_that_cannot_be_searched_is_told_with_its_path(

@@ -126,5 +126,5 @@ def _read(path: Path, *, repair: bool = False) -> Iterator[tuple[tuple[str, int]
             unpack_scores(packed)
             found.setdefault((str(event["trial"]), int(event["epoch"])), packed)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            continue  # a damaged line leaves one epoch unknown, which is allowed for
+            continue  # a damaged line leaves one epoch without scores, which callers handle
     yield from found.items()

@@ -207,8 +207,7 @@ class SearchHistory:
         accepted: Code and versions that the user accepted last; None if there are none.
         trials: Records by id, in the order of their start.
         reports: Pairs (trial, epoch) in the order of their arrival. A pair (trial, -epoch) stands for a trial
-            that was paused
-        after this epoch and has gone on.
+            that was paused after this epoch and has gone on.
         seconds: Seconds in which drivers were running, over all sessions.
         sessions: Number of sessions.
         busy_s: Seconds in which workers were occupied, over all trials.
@@ -288,7 +287,7 @@ class SearchHistory:
             trial.measured = {
                 **event["metrics"],
                 **trial.measured,
-            }  # what a restarted trial measures again is not taken
+            }  # a restarted trial measures again, and its first values stay
         elif kind == "paused":
             trial.paused = True
             del self._since[name]
@@ -318,11 +317,11 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
             )
         try:
             if (number == 1) != (event["event"] == "search"):
-                raise ValueError("a journal begins with what the search is, and says it once")
+                raise ValueError("a journal has one search event, on its first line")
             history.apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(
-                f"{path}: line {number} is broken. Mend that line if you have a copy, or move {path.parent} away to "
+                f"{path}: line {number} is broken. Repair that line if you have a copy, or move {path.parent} away to "
                 "search anew."
             ) from None
     return history

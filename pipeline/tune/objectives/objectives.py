@@ -57,8 +57,7 @@ class Objectives:
         objectives: Names of metrics, the first one of `MAY_BE_FIRST`.
         limits: Worst value allowed, by metric.
         then: Metric that decides among configurations that the first objective does not tell apart
-            (`search.choose.then`);
-        None if there is none.
+            (`search.choose.then`); None if there is none.
     """
 
     objectives: tuple[str, ...] = (VAL_ACCURACY,)
@@ -311,7 +310,7 @@ def check_objectives(params: Params) -> None:
     search, objectives = params.search, objectives_from_params(params)
     said = f"params.yaml: search.objectives: {', '.join(objectives.objectives)}"
     if len(set(objectives.objectives)) < len(objectives.objectives):
-        raise UserError(f"{said}: an objective stands there twice.")
+        raise UserError(f"{said}: names an objective twice.")
     if objectives.first not in MAY_BE_FIRST:
         raise UserError(
             f"{said}: must begin with one of {', '.join(MAY_BE_FIRST)}, which every epoch has: by it trials go on at "
@@ -326,7 +325,7 @@ def check_objectives(params: Params) -> None:
     if objectives.then == objectives.first:
         raise UserError(
             f"params.yaml: search.choose.then: {objectives.then} is the first of search.objectives, and cannot decide "
-            "among what it does not tell apart. Name another metric, auto, or none."
+            "among configurations that it does not tell apart. Name another metric, auto, or none."
         )
     target = search.budget.target
     if (
@@ -396,7 +395,7 @@ def describe_objectives(params: Params) -> dict[str, str]:
     if objectives.is_multi_objective:
         pairs = zip(objectives.objectives, objectives.directions, strict=True)
         lines["objectives"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
-            "; what is confirmed and retrained is chosen from the Pareto front"
+            "; the configurations to confirm and retrain come from the Pareto front"
         )
         if search.sampler.name == "local_gp":
             lines["objectives"] += "; local_gp proposes as tpe does"

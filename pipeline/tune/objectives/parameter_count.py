@@ -50,7 +50,7 @@ def _parameters(config: ModelConfig, num_classes: int, side: int, channels: int)
         channels: Number of image channels.
     """
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # of a network without weights
+        warnings.simplefilter("ignore")  # a network without pretrained weights warns
         try:
             model = build_model(config, num_classes=num_classes, image_size=(side, side), channels=channels)
         except ValueError:

@@ -34,8 +34,7 @@ class JournalCallback(tune.Callback):
     Args:
         controller: The search controller.
         capacity: Capacity of a cluster, on which trials may wait for a place; the wait does not count as their
-            time. None on
-        this machine alone.
+            time. None on this machine alone.
 
     Attributes:
         fatal_error: Error that ends the search though no trial is to blame, such as a full disk; None without
@@ -94,8 +93,8 @@ class JournalCallback(tune.Callback):
         said, name = _reason(trial), trial.config["trial"]
         with self.capture_fatal():
             self._check_room(said)
-            # If a worker dies between two trials, Ray reports it twice, and takes the second report for the
-            # last failure of the trial.
+            # If a worker dies between two trials, Ray reports it twice. At the second report it gives the trial up, as
+            # if the allowed number of failures were reached.
             if self._controller.is_decided(name):
                 self._controller.release(name)  # the trial was to pause or stop anyway
                 return
@@ -140,7 +139,7 @@ def _reason(trial: "Trial") -> str:
     for place in (trial.error_file, trial.path and f"{trial.path}/{Path(trial.error_file or '').name}"):
         if place and Path(place).is_file():
             return Path(place).read_text(errors="replace")
-    return "its worker ended without a word"
+    return "its worker ended without an error message"
 
 
 def _has_room(folder: Path) -> bool:

@@ -28,8 +28,7 @@ class Scheduler(Protocol):
         pauses: Whether trials are paused at the rungs, rather than stopped.
         rung_epochs: Epochs at which trials are compared, ascending, without the last epoch.
         survival_fraction: Share of trials that run in full if every rung lets exactly its share go on; 0 if
-            that may be a
-        single trial.
+            that may be a single trial.
     """
 
     pauses: bool
@@ -94,8 +93,7 @@ class EitherRule:
 
     Args:
         rules: Rules by metric, all with the same rungs; more of each metric is better. The rule of the first
-            metric always
-        counts.
+            metric always counts.
     """
 
     pauses = False

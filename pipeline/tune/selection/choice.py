@@ -95,8 +95,7 @@ def choose_best(
 
     Raises:
         UserError: no trial completed, none has an allowed share of empty maps or meets the constraints, or no
-            candidate was
-        confirmed.
+            candidate was confirmed.
     """
     scores = scores or ImageScores()
     found = select_candidates(trials, rule, scores)
@@ -124,7 +123,7 @@ def choose_best(
     if rule.then is not None:
         reach = min(rule.within * (error or 0.0), rule.words.margin)
         equal += [each for each in whole[1:] if sign * (whole[0].mean - each.mean) <= reach + _ROUNDING]
-    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of ties, the first
+    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of several maxima, the first
     return Choice(best, tuple(whole), tuple(each.trial.id for each in equal), error, rule)
 
 
@@ -226,7 +225,7 @@ def _nothing_found(trials: Sequence[TrialRecord], rule: ChoiceRule, stopped: str
         return UserError(
             f"no configuration that {label} tried keeps search.constraints: {len(untrained)} were not trained since "
             f"they break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
-            f"What was tried is kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
+            f"The trials are kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
         )
     if completed:
         least = min(empty_share(trial) for trial in completed)

@@ -134,8 +134,7 @@ def examine_search(
         trials: Every record: controls, trials of every study, confirmations.
         space: The search space.
         rung_epochs: Epochs at which trials were compared. The median rule compares at every epoch; of its
-            epochs, the
-        products of the first with powers of two are examined.
+            epochs, the products of the first with powers of two are examined.
         best: The chosen configuration; None if there is none yet.
         objectives: Objectives and constraints: the first objective, and the metric that decides among equals.
         scores: Scores of the validation images, by run; None if they were not stored.
@@ -310,9 +309,9 @@ def _control_ahead(search: _Search) -> Finding | None:
         "same seeds."
     )
     if any(path.startswith("regularizer.") for path in search.space.dimensions):
-        advice = "Have the space reach to lower weights, with which the regulariser does less harm, or try more trials."
+        advice = "Extend the space to lower weights, with which the regulariser does less harm, or try more trials."
     else:
-        advice = "Have the space reach to the control's own values, or try more trials."
+        advice = "Extend the space to the control's own values, or try more trials."
     return Finding("control_ahead", seen, advice)
 
 

@@ -31,8 +31,7 @@ class Sample:
         epoch: Epoch at which they are compared; None for their last one.
         trials: Ids of the n trials.
         shares: Place of each trial in the space, by dimension: (n,) in [0, 1] from low to high, on a log scale
-            where the
-        dimension has one; for a category, the place of its choice.
+            where the dimension has one; for a category, the place of its choice.
         ranks: Ranks by the metric, (n,), the best trial highest.
     """
 
@@ -121,8 +120,7 @@ def effect_p_value(sample: Sample, path: str, categorical: Mapping[str, bool]) -
 
     Returns:
         (1 + permutations that add as much) / (1 + permutations); None if trials are too few for the test, or
-        all of them have
-        one value of the parameter.
+        all of them have one value of the parameter.
     """
     own = basis(sample.shares[path], categorical=categorical[path])
     rest = {name: column for name, column in sample.shares.items() if name != path}
@@ -132,7 +130,7 @@ def effect_p_value(sample: Sample, path: str, categorical: Mapping[str, bool]) -
         return None
     q = _orthonormal(others)
     left = spread - q @ (q.T @ spread)
-    columns = np.concatenate([own[None], own[_orders(n)]])  # (1 + permutations, n, k), the first as it was
+    columns = np.concatenate([own[None], own[_orders(n)]])  # (1 + permutations, n, k), the first one not permuted
     columns = columns - q @ (q.T @ columns)
     gram = np.einsum("pnk,pnl->pkl", columns, columns) + 1e-12 * np.eye(own.shape[1])
     against = np.einsum("pnk,n->pk", columns, left)

@@ -241,8 +241,8 @@ def _expected_improvement(
     process = condition(points, progress, standard, parameters, categorical_dims=categorical_dims)
     highest = float(process.predict(points)[0].max())
     if len(running):
-        # Running trials enter with the values expected of them. The process learns nothing from these, but the points
-        # near them no longer look promising.
+        # Running trials enter with the values expected of them. The process learns nothing from these values, but
+        # candidates must exceed them, and are less uncertain near them.
         expected, _ = process.predict(np.array(running))
         highest = max(highest, float(expected.max()))
         points, standard = np.vstack([points, np.array(running)]), np.concatenate([standard, expected])

@@ -47,8 +47,7 @@ class Prior:
 
     Attributes:
         centers: Encoded values by dotted path, for dimensions with a prior: the middle of a normal or
-            log-normal density, and
-        the most probable value of any other one.
+            log-normal density, and the most probable value of any other one.
     """
 
     def __init__(self, space: SearchSpace, recipe: Values = MappingProxyType({})) -> None:

@@ -86,22 +86,18 @@ class StudyAdapter:
         seed: Seed of all proposals.
         name: The study's name.
         points: Configurations by dotted path, complete or partial, that are proposed first. Missing values come
-            from the
-        recipe, or are drawn like the start.
+            from the recipe, or are drawn like the start.
         recipe: Values by dotted path around which a start from the recipe is drawn, for dimensions without a
             `prior:`.
         prior_trials: Results of earlier searches over the same space, which the sampler learns from too.
         objectives: Objectives and constraints. With several objectives, values before the last epoch are not
-            used, and
-        `local_gp` proposes as `tpe` does. With a metric that decides among equals (`then`) by which trials may
-            go on too,
-        `local_gp` proposes for it and the first objective in turn.
+            used, and `local_gp` proposes as `tpe` does. With a metric that decides among equals (`then`) by
+            which trials may go on too, `local_gp` proposes for it and the first objective in turn.
         epochs: Epochs of a full trial.
 
     Attributes:
         moved: Function that replaces each proposed configuration; simulations use it to offer recorded ones
-            only. None to
-        leave proposals unchanged.
+            only. None to leave proposals unchanged.
         proposed: Number of configurations proposed so far.
     """
 

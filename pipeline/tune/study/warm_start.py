@@ -44,8 +44,7 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
 
     Raises:
         UserError: it varied other parameters, planned other epochs, lacks an objective, or had another function
-            of the
-        user's as an objective; or none of its trials lies within this space.
+            of the user's as an objective; or none of its trials lies within this space.
     """
     content = history.header.get("content", {})
     _check_names(content.get("space", {}).get("parameters", {}), space, where)
