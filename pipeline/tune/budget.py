@@ -39,9 +39,7 @@ class Budget:
 
     @property
     def gpu_limit(self) -> tuple[float, str] | None:
-        """Tighter one of the limits on GPUs, in GPU-seconds, and its parameter's name; None without such a
-        limit.
-        """
+        """Tighter one of the limits on GPUs, in GPU-seconds, and its parameter's name; None without such a limit."""
         limits = [] if self.gpu_hours is None else [(self.gpu_hours * HOUR, "gpu_hours")]
         if self.cost is not None and self.price_per_gpu_hour > 0:
             limits.append((self.cost / self.price_per_gpu_hour * HOUR, "cost"))

@@ -141,9 +141,7 @@ class SearchController:
 
     @property
     def num_running(self) -> int:
-        """Number of runs that were started in this session, have not ended, and are not queued for another
-        worker.
-        """
+        """Number of runs that were started in this session, have not ended, and are not queued for another worker."""
         return len(self._running) - len(self._requeued)
 
     @property
@@ -157,9 +155,7 @@ class SearchController:
     # Replay of the journal.
 
     def replay(self) -> None:
-        """Replays the journal into studies, rungs and callbacks, and queues controls and runs that have not
-        ended.
-        """
+        """Replays the journal into studies, rungs and callbacks, and queues controls and runs that have not ended."""
         records = self._requested.trials()
         for record in records:
             if record.study is not None:
@@ -376,8 +372,7 @@ class SearchController:
         return Decision.STOP if epoch >= self._epochs else Decision.CONTINUE
 
     def _decide(self, trials: StudyTrials, record: TrialRecord, epoch: int) -> Decision:
-        """Returns the decision of the study's scheduler, or to pause if the budget has no room for a trial to
-        go on.
+        """Returns the decision of the study's scheduler, or to pause if the budget has no room for a trial to go on.
 
         Args:
             trials: The trials of the study.
@@ -394,9 +389,7 @@ class SearchController:
         return decision
 
     def is_decided(self, trial_id: str) -> bool:
-        """Returns whether the decision to pause or to stop a trial has been made, and the trial has not been
-        released.
-        """
+        """Returns whether the decision to pause or to stop a trial has been made, and the trial has not been released."""
         return trial_id in self._decided
 
     def release(self, trial_id: str) -> None:
@@ -426,9 +419,7 @@ class SearchController:
         self._notify(lambda callback: callback.trial_paused(record))
 
     def checkpoint(self, trial_id: str, path: str) -> None:
-        """Records the newest checkpoint of a trial, and removes the previous one if an earlier session wrote
-        it.
-        """
+        """Records the newest checkpoint of a trial, and removes the previous one if an earlier session wrote it."""
         before = self.journal.trials[trial_id].checkpoint
         self.journal.checkpoint(trial_id, path)
         # Ray removes the checkpoints of this session itself, but not those of earlier sessions.
@@ -451,9 +442,7 @@ class SearchController:
         self._prune_checkpoints([record])
 
     def final_state(self, epoch: int) -> str:
-        """Returns the state of a trial that has stopped after an epoch; schedulers also stop trials that ran in
-        full.
-        """
+        """Returns the state of a trial that has stopped after an epoch; schedulers also stop trials that ran in full."""
         return COMPLETE if epoch >= self._epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:

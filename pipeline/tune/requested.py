@@ -12,8 +12,7 @@ from pipeline.tune.space import SearchSpace
 
 
 class RequestedRuns:
-    """Runs that the current parameters ask for; an earlier session of the search may have asked for more of
-    each.
+    """Runs that the current parameters ask for; an earlier session of the search may have asked for more of each.
 
     Args:
         params: All parameters.

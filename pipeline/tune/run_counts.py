@@ -9,8 +9,7 @@ from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 
 def budget_epochs(params: Params) -> int | None:
-    """Returns the epochs that `search.budget.full_trainings` allows for controls, trials and confirmations
-    together.
+    """Returns the epochs that `search.budget.full_trainings` allows for controls, trials and confirmations together.
 
     Args:
         params: All parameters.

@@ -57,9 +57,7 @@ class SearchSpace:
         return {path: distribution_of(dimension) for path, dimension in self.dimensions.items()}
 
     def decode(self, proposed: Values) -> Values:
-        """Returns the parameter values of a proposal of Optuna, in which a list or mapping among the choices is
-        JSON.
-        """
+        """Returns the parameter values of a proposal of Optuna, in which a list or mapping among the choices is JSON."""
         values = {}
         for path, value in proposed.items():
             choices = self.dimensions[path].get("choices")
@@ -105,15 +103,12 @@ class SearchSpace:
         return math.prod(counts) if len(counts) == len(self.dimensions) else None
 
     def values_at_ends(self, path: str) -> list[Any]:
-        """Returns the values of a dimension that a check must cover: all its choices, or both ends of its
-        range.
-        """
+        """Returns the values of a dimension that a check must cover: all its choices, or both ends of its range."""
         dimension = self.dimensions[path]
         return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
 
     def representative_configs(self, params: Params) -> Iterator[tuple[str, Params]]:
-        """Yields configurations that cover every choice of regulariser and network, each with its source for
-        messages.
+        """Yields configurations that cover every choice of regulariser and network, each with its source for messages.
 
         The configurations are those of `params`, of every control, and of the dimensions. For the latter, each
         choice of the frozen layers is combined with each choice of the other dimensions, and all weights have

@@ -22,13 +22,10 @@ NOT_SEARCHABLE = {
 _RANGE_KEYS = {"low", "high", "log", "step", "prior"}
 KEYS = {"float": _RANGE_KEYS, "int": _RANGE_KEYS, "categorical": {"choices", "prior"}}
 ALL_CHECKED = 1000
-"""Largest size of a range of whole numbers that is checked number by number; for larger ones, the ends and the
-middle.
+"""Largest size of a range of whole numbers that is checked number by number; for larger ones, the ends and the middle.
 """
 MOST_STEPS = 1_000_000
-"""Largest number of steps. A finer range can be searched without steps as well, and Optuna cannot count its
-steps.
-"""
+"""Largest number of steps. A finer range can be searched without steps as well, and Optuna cannot count its steps."""
 CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -121,9 +118,7 @@ def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[st
 
 
 def _may_be_split(path: str, choices: Sequence[Any]) -> bool:
-    """Returns whether decimal commas may have split these choices: whole numbers, for a parameter that takes
-    fractions.
-    """
+    """Returns whether decimal commas may have split these choices: whole numbers, for a parameter that takes fractions."""
     annotation = parameters()[path].annotation
     takes_fractions = float in (annotation, *get_args(annotation))
     return takes_fractions and all(isinstance(each, int) and not isinstance(each, bool) for each in choices)

@@ -91,9 +91,7 @@ class StudyTrials:
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
 
     def prospects(self) -> list[tuple[float, str]]:
-        """Returns (distance from going on, id) of each trial that waits, or waited until the end, and has a
-        checkpoint.
-        """
+        """Returns (distance from going on, id) of each trial that waits, or waited until the end, and has a checkpoint."""
         waiting = [*self.paused.values(), *self.held.values(), *self.ended_paused.values()]
         stored = [record.id for record in waiting if record.checkpoint and not record.dropped]
         return [(self.study.scheduler.prospects(name), name) for name in stored]
@@ -136,9 +134,7 @@ class StudyTrials:
         return record.state is not None and not (waits and record.state == PRUNED)
 
     def start(self, record: TrialRecord, further: int) -> None:
-        """Records that a trial, new or resumed from a rung, runs for this many further epochs until it may be
-        paused.
-        """
+        """Records that a trial, new or resumed from a rung, runs for this many further epochs until it may be paused."""
         self.open.add(record.id)
         self.allowance.promise(record.id, self.allowance.promised(record.id) + further)
         if self._pop_waiting(record):
@@ -188,9 +184,7 @@ class StudyTrials:
         self.allowance.promise(record.id, until + record.repeated)
 
     def is_promised(self, record: TrialRecord, until: int) -> bool:
-        """Returns whether a trial has been promised the epochs up to an epoch, as one that begins again may
-        have been.
-        """
+        """Returns whether a trial has been promised the epochs up to an epoch, as one that begins again may have been."""
         return self.allowance.promised(record.id) >= until + record.repeated
 
     def pending(self, record: TrialRecord) -> int:
@@ -198,9 +192,7 @@ class StudyTrials:
         return max(0, self.allowance.promised(record.id) - record.last_epoch - record.repeated)
 
     def next_step(self) -> Step | None:
-        """Returns the next step by the scheduler and the sampler, whatever it costs; None if there is nothing
-        to do.
-        """
+        """Returns the next step by the scheduler and the sampler, whatever it costs; None if there is nothing to do."""
         if self.over:
             return None
         if self.held:
@@ -210,8 +202,7 @@ class StudyTrials:
         return Step(None, self.until(0), self.until(0)) if self.num_to_propose else None
 
     def last_resort(self) -> Step | None:
-        """Returns a step for the best trial that waits, if no trial that ran in full may be named the best;
-        else None.
+        """Returns a step for the best trial that waits, if no trial that ran in full may be named the best; else None.
 
         There is no such step while any trial is running. If trials have run in full but break a constraint,
         only trials that break none so far count.

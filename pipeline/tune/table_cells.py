@@ -1,5 +1,4 @@
-"""Values in the cells of a table: no two values are written alike, and values changed by spreadsheets are
-understood.
+"""Values in the cells of a table: no two values are written alike, and values changed by spreadsheets are understood.
 
 A choice is written as Python prints it, and null as an empty cell. If two choices of a parameter would look
 alike that way (null and an empty text, 1 and the text 1), all of its choices are written as JSON.

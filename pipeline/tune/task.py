@@ -35,8 +35,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything needed to place training runs on this machine or on a cluster: trials of a search, or
-    retraining runs.
+    """Everything needed to place training runs on this machine or on a cluster: trials of a search, or retraining runs.
 
     Attributes:
         params: All parameters.

@@ -1,6 +1,4 @@
-"""Checks of whether a search may be resumed: compares the header of its journal with the current code and
-content.
-"""
+"""Checks of whether a search may be resumed: compares the header of its journal with the current code and content."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,8 +9,7 @@ from pipeline.errors import UserError
 from pipeline.tune.journal.records import Header, SearchHistory
 
 SUPERSEDED = "superseded"
-"""Name of a file in a search's state directory, which says that the user wants a new search of the same kind
-instead.
+"""Name of a file in a search's state directory, which says that the user wants a new search of the same kind instead.
 """
 
 
@@ -38,8 +35,7 @@ def check_same_code(history: SearchHistory, header: Header, folder: Path) -> Non
 
 
 def changed_code(history: SearchHistory, header: Header) -> list[str]:
-    """Returns the files and packages that differ from those that began the search, or that its user accepted
-    last.
+    """Returns the files and packages that differ from those that began the search, or that its user accepted last.
 
     Args:
         history: The search's history.

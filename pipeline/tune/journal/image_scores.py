@@ -22,8 +22,7 @@ from pipeline.tune.journal.records import whole_lines
 SCORES = "image_scores.jsonl"
 """Name of the file in a search's state directory."""
 EARLIER = "correct.jsonl"
-"""Name of the file in the state directory of a search that an earlier version began; such a search continues
-with it.
+"""Name of the file in the state directory of a search that an earlier version began; such a search continues with it.
 """
 _FLOATS = "float32:"
 

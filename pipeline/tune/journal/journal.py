@@ -52,6 +52,7 @@ class Journal:
 
     @property
     def trials(self) -> dict[str, TrialRecord]:
+        """Records of the trials, by id."""
         return self.history.trials
 
     def start(self, trial: TrialRecord) -> TrialRecord:
@@ -104,6 +105,7 @@ class Journal:
         self._record({"event": "measured", "trial": trial_id, "metrics": dict(metrics)})
 
     def checkpoint(self, trial_id: str, path: str) -> None:
+        """Records the newest checkpoint of a trial."""
         self._record({"event": "checkpoint", "trial": trial_id, "path": path})
 
     def end(self, trial_id: str, state: str, reason: str | None = None) -> None:
@@ -128,6 +130,7 @@ class Journal:
         self.history.apply(stamped)
 
     def close(self) -> None:
+        """Closes the file and releases the lock."""
         try:
             self._file.close()
         finally:

@@ -38,17 +38,14 @@ COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasib
 VAL_ACCURACY = "val/accuracy"
 """Objective of a search unless `search.objectives` names others; every trial has it."""
 MIN_COMPLETED = 10
-"""Number of completed trials from which on statistics over them (importances, rank correlations) are more than
-chance.
+"""Number of completed trials from which on statistics over them (importances, rank correlations) are more than chance.
 """
 
 METHOD, CONTROL_STUDY = "search", "control_study"
 """Names of the studies: the method's own, and that of the control, if it has one."""
 
 TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
-"""Roles: proposed by a study; a configuration of the space to compare with; one of these repeated with another
-seed.
-"""
+"""Roles: proposed by a study; a configuration of the space to compare with; one of these repeated with another seed."""
 
 
 @dataclass
@@ -99,6 +96,7 @@ class TrialRecord:
 
     @property
     def control(self) -> bool:
+        """True for a control of the search space."""
         return self.role == CONTROL
 
     @property
@@ -122,9 +120,7 @@ class TrialRecord:
         return [(self.epochs[epoch].get("seconds", 0.0), usage) for epoch, usage in sorted(self.usage.items())]
 
     def metric(self, name: str) -> float:
-        """Returns a metric at the last reported epoch, or the value measured before training; NaN if there is
-        none.
-        """
+        """Returns a metric at the last reported epoch, or the value measured before training; NaN if there is none."""
         last = self.epochs[self.last_epoch] if self.epochs else {}
         return last.get(name, self.measured.get(name, float("nan")))
 

@@ -104,20 +104,21 @@ class Objectives:
 
     @property
     def attention_metrics(self) -> list[str]:
+        """Metrics of attention among `metrics`."""
         return [name for name in self.metrics if name in OF_ATTENTION]
 
     @property
     def class_metrics(self) -> list[str]:
+        """Metrics of class probabilities among `metrics`."""
         return [name for name in self.metrics if name in OF_CLASSES]
 
     @property
     def speed_metrics(self) -> list[str]:
+        """Metrics of speed among `metrics`."""
         return [name for name in self.metrics if name in OF_SPEED]
 
     def gain(self, record: TrialRecord) -> float:
-        """Returns the first objective at a trial's last epoch, turned so that more is better; NaN if it is
-        missing.
-        """
+        """Returns the first objective at a trial's last epoch, turned so that more is better; NaN if it is missing."""
         return maximise(self.first, record.metric(self.first))
 
     def gains(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -133,8 +134,7 @@ class Objectives:
         return [maximise(name, value) for name, value in zip(self.objectives, values, strict=True)]
 
     def violations(self, metric: Callable[[str], float]) -> dict[str, float]:
-        """Returns the violation of each limit by metric, as a share of the limit; the limit is met at 0 or
-        below.
+        """Returns the violation of each limit by metric, as a share of the limit; the limit is met at 0 or below.
 
         Violations are shares because a sampler adds them up, and a million parameters must weigh as much as a
         millisecond. A metric that is NaN is left out.
@@ -222,8 +222,7 @@ def objective_of(metric: str) -> str:
 
 
 def objectives_from_params(params: Params) -> Objectives:
-    """Returns the objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as
-    none.
+    """Returns the objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as none.
 
     Args:
         params: All parameters.

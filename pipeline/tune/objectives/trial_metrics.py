@@ -1,6 +1,4 @@
-"""Metrics that a trial measures of its network besides those of training: its speed, and the location of its
-attention.
-"""
+"""Metrics that a trial measures of its network besides those of training: its speed, and the location of its attention."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +71,7 @@ def score_images(
 
 
 def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
-    """Returns the requested metrics of a trained network's attention against the masks of the validation
-    images.
+    """Returns the requested metrics of a trained network's attention against the masks of the validation images.
 
     Args:
         model: The network.

@@ -102,8 +102,7 @@ def inspect_cluster(task: RunSpec, *, data: bool = True) -> Sequence[NodeResult]
 
 
 def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bundle: DataBundle | None) -> LocalData:
-    """Returns the paths of a search's data and pretrained weights on this node; unpacks them first if they were
-    sent.
+    """Returns the paths of a search's data and pretrained weights on this node; unpacks them first if they were sent.
 
     Args:
         prepared: Directory of the prepared set on the driver's machine.

@@ -140,9 +140,7 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
 
 
 def _keep_keys_out_of_logs() -> None:
-    """Stops Ray Tune from passing AWS keys to workers, which have them already, since Ray logs them on every
-    node.
-    """
+    """Stops Ray Tune from passing AWS keys to workers, which have them already, since Ray logs them on every node."""
     handed = class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
 
@@ -174,9 +172,7 @@ def _weights_by_original_spec(history: SearchHistory, weights: Mapping[str, Weig
 
 
 def _ray_name(checkpoints: str) -> str:
-    """Returns a name for Ray's folder that no earlier start of this search has used, and removes earlier empty
-    ones.
-    """
+    """Returns a name for Ray's folder that no earlier start of this search has used, and removes earlier empty ones."""
     there = [address.rpartition("start-")[2] for address in list_dir(checkpoints)]
     starts = sorted(int(number) for number in there if number.isdecimal())
     held = [address.split("/")[-3:] for address in list_dir(checkpoints, 3)]

@@ -70,4 +70,5 @@ class QueueSearcher(Searcher):
         """Does nothing: a search is resumed from its journal, so Ray's snapshot of the searcher stays empty."""
 
     def restore(self, checkpoint_path: str) -> None:
+        """Raises an error, since a search is resumed from its journal alone."""
         raise NotImplementedError("a search is resumed from its journal, never by Ray's restore")

@@ -1,5 +1,4 @@
-"""Median stopping: a trial stops if its best value so far is below the median of the other trials' running
-means.
+"""Median stopping: a trial stops if its best value so far is below the median of the other trials' running means.
 
 Both are taken at the same epoch. Golovin et al., Google Vizier, KDD 2017, section 3.2.2.
 """

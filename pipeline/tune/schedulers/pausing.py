@@ -12,8 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pipeline.tune.schedulers.scheduler import Decision, trial_number
 
 Place = tuple[float, int, str]
-"""Place of a trial at a rung, sorted with the best first: minus its value, its number (of equals the earlier),
-its id.
+"""Place of a trial at a rung, sorted with the best first: minus its value, its number (of equals the earlier), its id.
 """
 
 

@@ -103,8 +103,7 @@ def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[
 
 
 def pausing_rungs(first: int, epochs: int) -> list[int]:
-    """Returns the rungs of the scheduler that pauses trials: one to three early ones, ascending, below the last
-    epoch.
+    """Returns the rungs of the scheduler that pauses trials: one to three early ones, ascending, below the last epoch.
 
     The last rung lies at `LAST_RUNG` of a full trial, or at twice the first if that is later, but not beyond
     `LATEST_RUNG`. Another one lies between them if they are far apart. Later rungs are expensive: few of the

@@ -1,5 +1,4 @@
-"""Interface of schedulers: a scheduler gets every report of every trial of one study, and decides which trials
-go on.
+"""Interface of schedulers: a scheduler gets every report of every trial of one study, and decides which trials go on.
 
 Its decisions depend only on the reports, on the trials that were resumed, and on the order of both. Replaying a
 journal therefore leads to the same state. A scheduler identifies trials by their ids in the journal. It knows
@@ -88,8 +87,7 @@ class StoppingRule(Protocol):
 
 
 class EitherRule:
-    """Scheduler that stops a trial unless the rule of any of its metrics lets it go on. Every rule gets every
-    report.
+    """Scheduler that stops a trial unless the rule of any of its metrics lets it go on. Every rule gets every report.
 
     Args:
         rules: Rules by metric, all with the same rungs; more of each metric is better. The rule of the first
@@ -108,9 +106,7 @@ class EitherRule:
 
     @property
     def survival_fraction(self) -> float:
-        """Least share of trials that run in full: that of the first rule, as if all metrics let the same trials
-        go on.
-        """
+        """Least share of trials that run in full: that of the first rule, as if all metrics let the same trials go on."""
         return self._rules[self._first].survival_fraction
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:

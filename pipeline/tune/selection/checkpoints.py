@@ -9,8 +9,7 @@ from pipeline.tune.selection.candidates import ChoiceRule, rank_trials, select_c
 
 
 class StoredCheckpoints:
-    """Removes the checkpoints of trials that wait with little prospect, or have ended and are not among the
-    best.
+    """Removes the checkpoints of trials that wait with little prospect, or have ended and are not among the best.
 
     The checkpoints of controls, of running trials and of candidates are kept, and a limited number of further
     ones: first those of waiting trials that are next to go on, then those of the best trials that have ended.

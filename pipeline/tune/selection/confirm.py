@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, VAL_ACCURACY, TrialRecord
 
 FIRST_SEED = 1000
-"""Offset from base.seed. Retraining uses the seeds right after base.seed, so the two sets of seeds do not
-overlap.
-"""
+"""Offset from base.seed. Retraining uses the seeds right after base.seed, so the two sets of seeds do not overlap."""
 
 
 def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialRecord]:
@@ -77,9 +75,7 @@ class ConfirmedResult:
         return tuple(run.metric(metric) if run.state == COMPLETE else math.nan for run in self.confirmations)
 
     def further_mean(self, metric: str) -> float | None:
-        """Returns the mean of a metric over the further seeds alone, which the search has not used; None
-        without any.
-        """
+        """Returns the mean of a metric over the further seeds alone, which the search has not used; None without any."""
         values = self.further(metric)
         return math.fsum(values) / len(values) if values else None
 

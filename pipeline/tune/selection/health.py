@@ -92,6 +92,7 @@ class _Search:
 
     @property
     def categorical(self) -> dict[str, bool]:
+        """True for each categorical dimension, by dotted path."""
         return {path: "choices" in dimension for path, dimension in self.space.dimensions.items()}
 
     @property
@@ -127,8 +128,7 @@ def examine_search(
     scores: ImageScores | None = None,
     words: MetricWords = ACCURACY_WORDS,
 ) -> list[Finding]:
-    """Examines a search and returns its faults: alarms first, then remarks, then everything that could not be
-    examined.
+    """Examines a search and returns its faults: alarms first, then remarks, then everything that could not be examined.
 
     Args:
         trials: Every record: controls, trials of every study, confirmations.
@@ -151,9 +151,7 @@ def examine_search(
 
 
 def _looked_at(rungs: Sequence[int]) -> list[int]:
-    """Returns the rungs to examine: for consecutive epochs, products of the first with powers of two; else all
-    of them.
-    """
+    """Returns the rungs to examine: for consecutive epochs, products of the first with powers of two; else all of them."""
     if len(rungs) < 3 or list(rungs) != list(range(rungs[0], rungs[-1] + 1)):
         return list(rungs)
     return [rung for rung in rungs if rung % rungs[0] == 0 and (rung // rungs[0]).bit_count() == 1]
@@ -192,8 +190,7 @@ def _edge(search: _Search) -> Finding | None:
 
 
 def _end(dimension: Dimension, value: Any, share: float) -> bool | None:
-    """Returns True for a value at the upper end of its range, False for one at the lower end, and None for any
-    other.
+    """Returns True for a value at the upper end of its range, False for one at the lower end, and None for any other.
 
     Args:
         dimension: The dimension.

@@ -49,6 +49,7 @@ class SeedTable:
 
     @property
     def seeds(self) -> int:
+        """Number of seeds, S."""
         return int(self.values.shape[1])
 
     @property

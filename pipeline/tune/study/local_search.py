@@ -20,9 +20,7 @@ from pipeline.tune.study.curve_gp import Array, condition, fit_parameters, log_e
 from pipeline.tune.study.prior import Prior
 
 BEST = 3
-"""Number of trials near which is searched. One trial may only have been lucky; many are hardly better than the
-rest.
-"""
+"""Number of trials near which is searched. One trial may only have been lucky; many are hardly better than the rest."""
 BLIND = 0.2
 """Share of proposals that ignore all results."""
 REACH, MOVED = 0.12, 0.6
@@ -279,9 +277,7 @@ def _points_of_curves(observations: Sequence[Observation], epochs: int) -> tuple
 
 
 def _halves(curve: Mapping[int, float]) -> list[int]:
-    """Returns epochs of a curve: the last one, and from there each reported one that is at most half of the one
-    before.
-    """
+    """Returns epochs of a curve: the last one, and from there each reported one that is at most half of the one before."""
     found: list[int] = []
     for epoch in sorted(curve, reverse=True):
         if not found or epoch <= found[-1] / 2:

@@ -86,9 +86,7 @@ class Prior:
         return moved
 
     def sample(self, *, seed: int, number: int) -> Array:
-        """Returns a point of the unit cube, (d,): the one at this number of a sequence of draws from the
-        density.
-        """
+        """Returns a point of the unit cube, (d,): the one at this number of a sequence of draws from the density."""
         point = np.array([sobol_point(self._num_dims, seed=seed, number=number)])
         return np.asarray(self.quantile(point)[0])
 

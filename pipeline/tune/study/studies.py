@@ -40,6 +40,7 @@ class StudyWithScheduler:
         return TrialRecord(self.trial_id(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
 
     def trial_id(self, number: int) -> str:
+        """Returns the id of the trial with this number."""
         return f"{self.prefix}{number:04d}"
 
 

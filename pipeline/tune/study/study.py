@@ -1,6 +1,4 @@
-"""Adapter to an Optuna study, which is asked for configurations and told every result with the values of its
-epochs.
-"""
+"""Adapter to an Optuna study, which is asked for configurations and told every result with the values of its epochs."""
 
 import copy
 import math
@@ -160,16 +158,12 @@ class StudyAdapter:
         return self._untried.left
 
     def num_to_propose(self, trials: int) -> int:
-        """Returns how many of this many trials are still to be proposed; no more than there are configurations
-        left.
-        """
+        """Returns how many of this many trials are still to be proposed; no more than there are configurations left."""
         more = max(0, trials - self.proposed)
         return more if self.num_left is None else min(more, self.num_left)
 
     def _new(self, number: int) -> tuple[Encoded, Notes]:
-        """Returns the same as `_choose`, but replaces a configuration that has been proposed already by a new
-        one.
-        """
+        """Returns the same as `_choose`, but replaces a configuration that has been proposed already by a new one."""
         params, notes = self._choose(number)
         point = self._points[number] if number < len(self._points) else {}
         if self._untried.is_repeat(params) if point else not self._untried.new(params):
@@ -264,9 +258,7 @@ class StudyAdapter:
             self._open[number].report(value, epoch)
 
     def pause(self, number: int, *, constraints: Mapping[str, float]) -> None:
-        """Records that a trial waits at a rung. The sampler learns from it as from a trial that was stopped
-        there.
-        """
+        """Records that a trial waits at a rung. The sampler learns from it as from a trial that was stopped there."""
         values = {} if self._objectives.is_multi_objective else self._reported[number]
         last = values[max(values)] if values else math.nan
         paused = create_trial(
@@ -323,9 +315,7 @@ class StudyAdapter:
         self._learn(ended)
 
     def _visible_trials(self) -> list[FrozenTrial]:
-        """Returns the trials that a sampler sees: results, then running trials, each in the order of their
-        numbers.
-        """
+        """Returns the trials that a sampler sees: results, then running trials, each in the order of their numbers."""
         shown = [*self._prior_trials, *self._ended]
         if len(shown) > MAX_VISIBLE_TRIALS:
             half = MAX_VISIBLE_TRIALS // 2
@@ -381,8 +371,7 @@ class StudyAdapter:
 
 
 def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
-    """Returns trials that were stopped early as if they had run in full, with the value expected at their last
-    epoch.
+    """Returns trials that were stopped early as if they had run in full, with the value expected at their last epoch.
 
     A Gaussian process learns from final values alone; `extrapolate` estimates them. A trial that breaks a
     constraint and was not trained enters with the worst value seen. A constraint that a trial lacks enters with

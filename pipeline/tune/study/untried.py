@@ -19,13 +19,10 @@ from pipeline.config import Values
 from pipeline.tune.space import Encoded, SearchSpace
 
 ENUMERATED = 20_000
-"""Largest size of a space whose configurations are compared one by one; in larger ones, neighbours are drawn at
-random.
+"""Largest size of a space whose configurations are compared one by one; in larger ones, neighbours are drawn at random.
 """
 NEAR = 0.02
-"""Standard deviation of the first of these draws, as a share of a dimension's range; it doubles until one is
-new.
-"""
+"""Standard deviation of the first of these draws, as a share of a dimension's range; it doubles until one is new."""
 DRAWS = 16
 """Draws at each distance."""
 WIDENINGS = 12
@@ -93,9 +90,7 @@ class Untried:
         return self._proposed if len(both) == self._size else both
 
     def _key(self, values: Values) -> Key:
-        """Returns a configuration's place; with steps, the number of the step, since 3 * 0.1 is not exactly
-        0.3.
-        """
+        """Returns a configuration's place; with steps, the number of the step, since 3 * 0.1 is not exactly 0.3."""
         pairs = zip(self._distributions.items(), self._counts, strict=True)
         return tuple(_place(distribution, count, values[path]) for (path, distribution), count in pairs)
 

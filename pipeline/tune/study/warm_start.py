@@ -33,8 +33,7 @@ PriorResult = Mapping[str, Any]
 
 
 def results_from_search(history: SearchHistory, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
-    """Returns the ended trials of an earlier search's own study; trials outside of this space's ranges are left
-    out.
+    """Returns the ended trials of an earlier search's own study; trials outside of this space's ranges are left out.
 
     Args:
         history: History of the earlier search.
@@ -78,8 +77,7 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
 
 
 def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
-    """Returns the rows of a CSV file with a column for each dimension and each objective, such as
-    `val/accuracy`.
+    """Returns the rows of a CSV file with a column for each dimension and each objective, such as `val/accuracy`.
 
     Metrics that constraints bound are read from the columns with their names, if there are any. The file may be
     a search's own trials.csv: if it has a column `role`, only trials are read, and if it has a column `state`,
@@ -161,8 +159,7 @@ def as_trials(
 
 
 def check_points(params: Params, space: SearchSpace) -> None:
-    """Raises an error if a point of `search.points` is not of the space, or is the same configuration as
-    another one.
+    """Raises an error if a point of `search.points` is not of the space, or is the same configuration as another one.
 
     Args:
         params: All parameters.
@@ -199,9 +196,7 @@ def _lacking(objectives: Objectives, metric: Callable[[str], float]) -> list[str
 
 
 def _others(objectives: Objectives, metric: Callable[[str], float]) -> dict[str, Any]:
-    """Returns the metrics known besides the curve; empty in a search for val/accuracy alone without
-    constraints.
-    """
+    """Returns the metrics known besides the curve; empty in a search for val/accuracy alone without constraints."""
     names = dict.fromkeys((*objectives.objectives[1:], *objectives.limits))
     there = {name: metric(name) for name in names if math.isfinite(metric(name))}
     return {"metrics": there} if there else {}
