@@ -55,7 +55,7 @@ class SearchController:
         space: The search space.
         journal: The search's journal, opened for writing.
         callbacks: Called at every event, in this order.
-        fingerprint: The search's fingerprint, from which its studies derive their seeds.
+        fingerprint: The search's fingerprint, after which its studies are named.
         folder: The search's state directory.
         gpus: GPUs of one trial; may be a fraction.
         max_concurrent: Number of trials that run at the same time.
@@ -389,7 +389,7 @@ class SearchController:
         return decision
 
     def is_decided(self, trial_id: str) -> bool:
-        """Returns whether the decision to pause or to stop a trial has been made, and the trial has not been released."""
+        """Returns whether a trial is to pause or to stop by its last report, and has not been released."""
         return trial_id in self._decided
 
     def release(self, trial_id: str) -> None:
@@ -442,7 +442,7 @@ class SearchController:
         self._prune_checkpoints([record])
 
     def final_state(self, epoch: int) -> str:
-        """Returns the state of a trial that has stopped after an epoch; schedulers also stop trials that ran in full."""
+        """Returns the state of a trial that has stopped after an epoch; schedulers also stop full trials."""
         return COMPLETE if epoch >= self._epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:

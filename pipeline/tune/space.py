@@ -57,7 +57,9 @@ class SearchSpace:
         return {path: distribution_of(dimension) for path, dimension in self.dimensions.items()}
 
     def decode(self, proposed: Values) -> Values:
-        """Returns the parameter values of a proposal of Optuna, in which a list or mapping among the choices is JSON."""
+        """Returns the parameter values of a proposal by Optuna, whose choices are JSON if they are lists or
+        mappings.
+        """
         values = {}
         for path, value in proposed.items():
             choices = self.dimensions[path].get("choices")

@@ -118,7 +118,7 @@ def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[st
 
 
 def _may_be_split(path: str, choices: Sequence[Any]) -> bool:
-    """Returns whether decimal commas may have split these choices: whole numbers, for a parameter that takes fractions."""
+    """Returns whether decimal commas may have split the choices: whole numbers, where fractions are allowed."""
     annotation = parameters()[path].annotation
     takes_fractions = float in (annotation, *get_args(annotation))
     return takes_fractions and all(isinstance(each, int) and not isinstance(each, bool) for each in choices)

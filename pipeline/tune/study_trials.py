@@ -91,7 +91,9 @@ class StudyTrials:
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
 
     def prospects(self) -> list[tuple[float, str]]:
-        """Returns (distance from going on, id) of each trial that waits, or waited until the end, and has a checkpoint."""
+        """Returns (distance from going on, id) of each trial with a checkpoint that waits, or waited until the
+        end.
+        """
         waiting = [*self.paused.values(), *self.held.values(), *self.ended_paused.values()]
         stored = [record.id for record in waiting if record.checkpoint and not record.dropped]
         return [(self.study.scheduler.prospects(name), name) for name in stored]
@@ -134,7 +136,7 @@ class StudyTrials:
         return record.state is not None and not (waits and record.state == PRUNED)
 
     def start(self, record: TrialRecord, further: int) -> None:
-        """Records that a trial, new or resumed from a rung, runs for this many further epochs until it may be paused."""
+        """Records that a trial, new or resumed, runs for this many further epochs until it may be paused."""
         self.open.add(record.id)
         self.allowance.promise(record.id, self.allowance.promised(record.id) + further)
         if self._pop_waiting(record):
@@ -184,7 +186,9 @@ class StudyTrials:
         self.allowance.promise(record.id, until + record.repeated)
 
     def is_promised(self, record: TrialRecord, until: int) -> bool:
-        """Returns whether a trial has been promised the epochs up to an epoch, as one that begins again may have been."""
+        """Returns whether a trial has been promised the epochs up to an epoch; one that begins again may have
+        been.
+        """
         return self.allowance.promised(record.id) >= until + record.repeated
 
     def pending(self, record: TrialRecord) -> int:

@@ -1,4 +1,4 @@
-"""Metrics that a trial measures of its network besides those of training: its speed, and the location of its attention."""
+"""Metrics that a trial measures of its network besides those of training: speed, classes and attention."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -106,7 +106,9 @@ class EitherRule:
 
     @property
     def survival_fraction(self) -> float:
-        """Least share of trials that run in full: that of the first rule, as if all metrics let the same trials go on."""
+        """Least share of trials that run in full: the first rule's, as if all metrics let the same trials go
+        on.
+        """
         return self._rules[self._first].survival_fraction
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:

@@ -154,7 +154,9 @@ def empty_share(record: TrialRecord) -> float:
 
 
 def rank_key(trial: TrialRecord, objectives: Objectives = ACCURACY_ALONE) -> tuple[float, float, int]:
-    """Returns a sort key that puts the best trial last: the first objective, then lower loss, then the earlier trial."""
+    """Returns a sort key that puts the best trial last: first objective, then lower loss, then the earlier
+    trial.
+    """
     loss = trial.metric("val/loss")
     return objectives.gain(trial), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
 

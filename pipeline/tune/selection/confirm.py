@@ -75,7 +75,7 @@ class ConfirmedResult:
         return tuple(run.metric(metric) if run.state == COMPLETE else math.nan for run in self.confirmations)
 
     def further_mean(self, metric: str) -> float | None:
-        """Returns the mean of a metric over the further seeds alone, which the search has not used; None without any."""
+        """Returns the mean of a metric over the further seeds, which the search has not used; None without any."""
         values = self.further(metric)
         return math.fsum(values) / len(values) if values else None
 

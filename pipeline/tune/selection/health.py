@@ -151,7 +151,9 @@ def examine_search(
 
 
 def _looked_at(rungs: Sequence[int]) -> list[int]:
-    """Returns the rungs to examine: for consecutive epochs, products of the first with powers of two; else all of them."""
+    """Returns the rungs to examine: of consecutive epochs, the products of the first with powers of two; else
+    all.
+    """
     if len(rungs) < 3 or list(rungs) != list(range(rungs[0], rungs[-1] + 1)):
         return list(rungs)
     return [rung for rung in rungs if rung % rungs[0] == 0 and (rung // rungs[0]).bit_count() == 1]

@@ -1,4 +1,4 @@
-"""Figures of a finished search: counts, time spent and saved, values of the best configuration and the controls, rungs."""
+"""Figures of a finished search: counts, time spent and saved, values of best configuration and controls, rungs."""
 
 import math
 from collections.abc import Sequence

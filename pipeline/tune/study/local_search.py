@@ -277,7 +277,7 @@ def _points_of_curves(observations: Sequence[Observation], epochs: int) -> tuple
 
 
 def _halves(curve: Mapping[int, float]) -> list[int]:
-    """Returns epochs of a curve: the last one, and from there each reported one that is at most half of the one before."""
+    """Returns epochs of a curve: the last one, and going down, each that is at most half of the one before."""
     found: list[int] = []
     for epoch in sorted(curve, reverse=True):
         if not found or epoch <= found[-1] / 2:

@@ -115,7 +115,9 @@ def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: in
 
 
 def make_sampler(name: str, *, seed: int) -> BaseSampler:
-    """Returns one of Optuna's samplers that learn: `gp`, or else `tpe`. It must be asked only once there are results."""
+    """Returns one of Optuna's samplers that learn: `gp`, or else `tpe`. It must not be used before there are
+    results.
+    """
     if name == "gp":
         return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     return TPESampler(seed=seed, n_startup_trials=1)
