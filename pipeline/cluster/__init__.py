@@ -1,1 +1,1 @@
-"""Ray's runtime: started here or connected to; its nodes, the code and data sent to them, and storage they share."""
+"""Ray's runtime, local or of a cluster: its nodes, the code and data sent to them, and shared storage."""

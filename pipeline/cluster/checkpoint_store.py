@@ -1,7 +1,7 @@
-"""A run's newest checkpoint, where every node finds it: in a folder that they share, or in a bucket.
+"""Newest checkpoint of a run, in a folder or bucket that all nodes share.
 
-Whoever goes on with a run, on whatever node and after whatever loss, goes on from there. A checkpoint is a folder
-`epoch-000007` that has `checkpoint.json`, which is written last; what is older goes when it is complete.
+A run resumes from it on any node and after any loss. A checkpoint is a folder `epoch-000007` with a
+`checkpoint.json`, which is written last. Older checkpoints are removed once a new one is complete.
 """
 
 import os
@@ -32,17 +32,23 @@ PREFIX = "epoch-"
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one run. place: an absolute path, or an address in a bucket.
+    """Checkpoints of one run.
 
-    Raises:
-        StorageError: storage that cannot be reached, in whatever is done with it.
+    Every method may raise a `StorageError` if storage cannot be reached.
+
+    Attributes:
+        place: an absolute path, or an address in a bucket.
     """
 
     place: str
 
     @contextmanager
     def newest(self) -> Iterator[tuple[int, Path | None]]:
-        """The last epoch of which there is a checkpoint, and its folder on this machine; 0 and None without any."""
+        """Yields the newest checkpoint for the duration of the block.
+
+        Yields:
+            (epochs done, folder on this machine), or (0, None) if there is no checkpoint.
+        """
         done = self.done()
         if not done:
             yield 0, None
@@ -51,12 +57,15 @@ class CheckpointStore:
             yield done, folder
 
     def done(self) -> int:
-        """The last epoch of which there is a checkpoint; 0 without any."""
+        """Returns the last epoch that has a checkpoint; 0 if there is none."""
         return max((epoch for epoch in self._epochs() if exists(join(self._at(epoch), SIDECAR))), default=0)
 
     @contextmanager
     def write(self, epoch: int) -> Iterator[Path]:
-        """An empty folder of this machine to write the checkpoint after an epoch into; kept when the block ends."""
+        """Yields an empty folder of this machine for the checkpoint after an epoch.
+
+        The checkpoint is stored, and older ones are removed, when the block ends.
+        """
         if is_s3(self.place):
             with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
                 yield Path(made)
@@ -69,19 +78,19 @@ class CheckpointStore:
         remove([self._at(older) for older in self._epochs() if older < epoch])
 
     def note_failure(self, reason: str) -> None:
-        """Leave a note that nobody need go on, and why."""
+        """Writes a note that the run must not be started again, with the reason."""
         write_text(self._note, reason)
 
     def failure(self) -> str | None:
-        """What `note_failure` has left."""
+        """Returns the reason that `note_failure` has written; None without one."""
         return read_text(self._note) if exists(self._note) else None
 
     def forget_failure(self) -> None:
-        """Take that note away, so that the run can be tried again."""
+        """Removes the note of `note_failure`, so that the run can be started again."""
         remove_file(self._note)
 
     def clear(self) -> None:
-        """Remove all of it."""
+        """Removes all checkpoints and the note."""
         remove([self.place])
 
     def _epochs(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""A Ray cluster that is already there: joined as its driver, with this process's code on every node."""
+"""Connection to a running Ray cluster as its driver, with this process's code on every node."""
 
 import logging
 import os
@@ -18,17 +18,25 @@ from pipeline.cluster.source_code import stage_code
 from pipeline.errors import UserError, format_value
 
 ON_WORKERS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_CHDIR_TO_TRIAL_DIR", "RAY_USAGE_STATS_ENABLED")
-"""Those of `QUIET` that Ray reads in the workers, which do not have this process's environment."""
+"""Variables of `QUIET` that Ray reads in workers, which do not inherit this process's environment."""
 
 LOOK_AGAIN_S = 5.0
+"""Seconds after which `Capacity` reads the nodes again."""
 
 ANSWER_S = 10.0
-"""How long the head may take to accept a connection."""
+"""Seconds within which the head must accept a connection."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive. name: for people. address: its own. cpus, gpus: what Ray may use of it. id: Ray's."""
+    """A node that is alive.
+
+    Attributes:
+        id: Ray's id of it.
+        name: host name, address and start of the id, for people.
+        address: its IP address.
+        cpus, gpus: CPUs and GPUs that Ray may use on it.
+    """
 
     id: str
     name: str
@@ -37,13 +45,21 @@ class Node:
     gpus: float
 
     def fit(self, cpus: float, gpus: float) -> int:
-        """How many runs that take so much fit on it together."""
+        """Returns the number of runs that fit on the node together.
+
+        Args:
+            cpus, gpus: CPUs and GPUs of one run.
+        """
         by_cpu = int(self.cpus / cpus + 1e-9)
         return min(by_cpu, int(self.gpus / gpus + 1e-9)) if gpus else by_cpu
 
 
 def cluster_address(asked: str | None) -> str | None:
-    """The cluster that runs are meant for: what was asked for, else RAY_ADDRESS; None for this machine alone."""
+    """Returns the address of the cluster on which runs are to start; None for this machine alone.
+
+    Args:
+        asked: `search.cluster.address`. If it is None or empty, RAY_ADDRESS decides.
+    """
     return asked or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -51,10 +67,16 @@ def cluster_address(asked: str | None) -> str | None:
 def connect_to_cluster(
     address: str, plugins: Iterable[str] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """Be a driver of the cluster at an address. plugins: as of `stage_code`. environment: further variables of workers.
+    """Connects to a cluster as a driver for the duration of the block.
+
+    Args:
+        address: `auto`, or host:port of the head.
+        plugins: modules with users' methods, as for `stage_code`.
+        environment: further environment variables of the workers.
 
     Raises:
-        UserError: nothing answers there, it wants another token, another Ray or Python, or this machine is no node.
+        UserError: nothing answers there, the token or the versions of Ray or Python differ, or this machine
+            is no node.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -71,7 +93,7 @@ def connect_to_cluster(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except Exception as error:  # Ray says it in many ways; each of them means that it cannot be joined
+        except Exception as error:  # Ray raises many types; each means that the cluster cannot be joined
             raise UserError(f"search.cluster.address: {address}: {_why(error)}") from None
     try:
         yield
@@ -80,7 +102,10 @@ def connect_to_cluster(
 
 
 def _variable_setter(variables: Mapping[str, str]) -> Callable[[], None]:
-    """What a worker does as it starts. Ray logs the variables that it sets on every node; these may be keys."""
+    """Returns a hook that sets variables when a worker starts.
+
+    Ray's own `env_vars` are not used, because Ray logs them on every node, and these variables may be keys.
+    """
 
     def set_variables() -> None:
         os.environ.update(variables)
@@ -89,7 +114,7 @@ def _variable_setter(variables: Mapping[str, str]) -> Callable[[], None]:
 
 
 def nodes() -> list[Node]:
-    """The nodes of the cluster that this process is a driver of, those that are alive, by name."""
+    """Returns the nodes that are alive in the cluster to which this process is connected, by name."""
     alive = []
     there_are: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     for node in there_are:
@@ -102,18 +127,21 @@ def nodes() -> list[Node]:
 
 
 def cluster_nodes(address: str) -> list[Node]:
-    """The nodes of the cluster at an address, joined only to ask.
+    """Returns the nodes of a cluster, and connects to it only for that.
+
+    Args:
+        address: `auto`, or host:port of the head.
 
     Raises:
-        UserError: as `connect_to_cluster`.
+        UserError: as for `connect_to_cluster`.
     """
     with connect_to_cluster(address):
         return nodes()
 
 
 def driver_among_nodes() -> str | None:
-    """The node that this worker is on, as a short name; None on a Ray of one machine alone, or without one."""
-    if not ray.is_initialized():  # or asking would start one
+    """Returns a short name of the node that this worker runs on; None on a local Ray, or without Ray."""
+    if not ray.is_initialized():  # without this check, the next call would start a Ray
         return None
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if address == "127.0.0.1":
@@ -122,7 +150,15 @@ def driver_among_nodes() -> str | None:
 
 
 class Capacity:
-    """How many runs fit on the cluster now. Nodes come and go; it is asked many times a second and looks seldom."""
+    """Number of runs that fit on the cluster now.
+
+    Nodes come and go. The number is asked for many times a second, so the nodes are read at most every few
+    seconds.
+
+    Args:
+        cpus, gpus: CPUs and GPUs of one run.
+        most: a fixed number that replaces the count, or None.
+    """
 
     def __init__(self, cpus: int, gpus: float, most: int | None = None) -> None:
         self._cpus, self._gpus, self._most = cpus, gpus, most
@@ -131,18 +167,21 @@ class Capacity:
 
     @property
     def excluded(self) -> list[str]:
-        """Ids of the nodes that will not do."""
+        """Ids of the excluded nodes."""
         return sorted(self._refused)
 
     def exclude_node(self, node: str) -> bool:
-        """Count no longer what would fit on a node. Whether that is new."""
+        """Excludes a node from the count, by its id. Returns whether it was not excluded before."""
         new = node not in self._refused
         self._refused.add(node)
         self._looked = float("-inf")
         return new
 
     def free_slots(self) -> int:
-        """What fits, or `most` if one was given: what does not fit yet is what a cluster grows by."""
+        """Returns the number of runs that fit on all nodes together, or `most` if it was given.
+
+        A fixed `most` may exceed what fits: a cluster grows by the runs that wait.
+        """
         if self._most is not None:
             return self._most
         if time.monotonic() - self._looked > LOOK_AGAIN_S:
@@ -152,7 +191,7 @@ class Capacity:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address at which nothing listens; Ray itself would try for minutes."""
+    """Raises a UserError if nothing listens at an address. Ray itself would try for minutes."""
     if address == "auto":
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -175,7 +214,7 @@ def _why(error: Exception) -> str:
     kind = type(error).__name__
     if "uth" in kind or "token" in said.lower() or "UNAUTHENTICATED" in said:
         return (
-            "the cluster wants another token, or one at all. Copy ~/.ray/auth_token from its head, with mode 600, and "
+            "the cluster requires a token, and the one here is wrong or missing. Copy ~/.ray/auth_token from its head, with mode 600, and "
             "set RAY_AUTH_MODE=token."
         )
     if "ersion mismatch" in said:

@@ -1,9 +1,13 @@
-"""Data on every node. Git ignores what DVC makes, so a node has it only if it shares the checkout, or is sent it.
+"""Data for the nodes of a cluster.
 
-A *bundle* names the files that trials read. A node that has the same files in the same place, because the checkout is
-shared, reads them there. Small bundles go through Ray's object store, one copy a node, and are written once a node to
-its temporary folder, where the trials of the node map them together. Large ones go once to the storage that all nodes
-share, and are read from there; out of a bucket, every node fetches them once into its temporary folder.
+Git ignores the outputs of DVC, so a node has the data only if it shares the checkout or receives them. A
+*bundle* names the files that trials read. A node that has the same files at the same paths, because the
+checkout is shared, reads them there.
+
+Small bundles are sent through Ray's object store, one copy a node, and are written once a node to its
+temporary folder. The trials of a node map that copy together. Large bundles are copied once to the storage
+that all nodes share, and are read there. From a bucket, every node fetches them once into its temporary
+folder.
 """
 
 import hashlib
@@ -25,20 +29,29 @@ from pipeline.files.file_stats import hash_file
 from pipeline.files.locks import FOREVER_S, locked
 
 CHUNK_BYTES = 64 * 2**20
-"""What is sent in one chunk: a worker that unpacks holds no more than this in memory."""
+"""Bytes of one chunk that is sent, and so the memory that a worker needs for unpacking."""
 
 HASHED_BYTES = 2**20
-"""Files up to this size are compared by content, larger ones by size: manifests, which hash those, are small."""
+"""Files up to this size are compared by content, larger ones by size.
+
+The small manifests hold the hashes of the large files.
+"""
 
 WHOLE = ".whole"
+"""File that marks a complete copy of a bundle."""
 
 
 @dataclass(frozen=True)
 class DataBundle:
-    """Files that runs read. key: hash of what they are. origins: where each lies on the driver's machine, by name.
+    """Files that runs read. Files are identified by a name, a relative path.
 
-    sizes: in bytes. hashes: of small files. chunks: references into Ray's object store, empty where none were put.
-    shared: address of a copy in storage, or None.
+    Attributes:
+        key: hash of the names, sizes and `hashes`.
+        origins: path of each file on the driver's machine.
+        sizes: bytes of each file.
+        hashes: SHA-256 of each file of at most `HASHED_BYTES`.
+        chunks: references into Ray's object store, in order, for each file; empty if nothing was sent.
+        shared: address of a copy in storage, or None.
     """
 
     key: str
@@ -54,7 +67,11 @@ class DataBundle:
 
 
 def make_bundle(files: Mapping[str, Path]) -> DataBundle:
-    """A bundle of which nothing has been sent. files: by name, which may have folders in it."""
+    """Returns a bundle of files of which nothing has been sent yet.
+
+    Args:
+        files: path of each file by its name, which may contain folders.
+    """
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
     hashes = {name: hash_file(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
     key = hashlib.sha256(repr((sorted(sizes.items()), sorted(hashes.items()))).encode()).hexdigest()[:16]
@@ -62,10 +79,18 @@ def make_bundle(files: Mapping[str, Path]) -> DataBundle:
 
 
 def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) -> DataBundle:
-    """Put a bundle where nodes can get it: into the object store, or, above the limit, into the shared storage.
+    """Makes a bundle available to the nodes, through the object store or, above a limit, through shared storage.
+
+    Args:
+        bundle: a bundle of `make_bundle`.
+        limit_bytes: the largest bundle that the object store takes.
+        storage: address of the shared storage, or None.
+
+    Returns:
+        The bundle with `chunks` or `shared` set.
 
     Raises:
-        UserError: it is too large to be sent, and there is no storage.
+        UserError: the bundle is larger than the limit, and there is no storage.
     """
     if bundle.bytes <= limit_bytes:
         chunks = {name: tuple(_put(path)) for name, path in bundle.origins.items()}
@@ -85,12 +110,21 @@ def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) ->
 
 
 def place_in(storage: str, bundle: DataBundle) -> str:
-    """Where a bundle lies in storage, if it is put there."""
+    """Returns the address of a bundle's copy in storage, whether or not it exists.
+
+    Args:
+        storage: address of the shared storage.
+        bundle: the bundle.
+    """
     return join(storage, "data", bundle.key)
 
 
 def find_bundle(bundle: DataBundle) -> Mapping[str, Path] | None:
-    """Where this node has a bundle's files without being sent them, by name; None if it does not have all of them."""
+    """Returns where this node already has the files of a bundle, by name.
+
+    Returns:
+        The path of each file, or None if no place of this node has all of them.
+    """
     for place in _places(bundle):
         if all(_is_same(path, bundle, name) for name, path in place.items()):
             return place
@@ -98,10 +132,16 @@ def find_bundle(bundle: DataBundle) -> Mapping[str, Path] | None:
 
 
 def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
-    """Where this node has a bundle's files, by name; unpacked first if need be, once a node.
+    """Returns where this node has the files of a bundle, and unpacks them first if necessary, once a node.
+
+    Args:
+        bundle: a bundle of `send_bundle`.
+
+    Returns:
+        The path of each file by its name.
 
     Raises:
-        UserError: it has not got them, and they were not sent.
+        UserError: this node does not have the files, and they were not sent.
     """
     here = find_bundle(bundle)
     if here is not None:
@@ -116,7 +156,7 @@ def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
 
 
 def _unpack(bundle: DataBundle, folder: Path) -> None:
-    shutil.rmtree(folder / bundle.key, ignore_errors=True)  # what it takes of the disk may be needed
+    shutil.rmtree(folder / bundle.key, ignore_errors=True)  # frees the disk space of an incomplete copy
     with replace_folder(folder / bundle.key) as whole:
         for name in bundle.sizes:
             (whole / name).parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +179,13 @@ def _places(bundle: DataBundle) -> Iterator[Mapping[str, Path]]:
 
 
 def _is_same(path: Path, bundle: DataBundle, name: str) -> bool:
+    """Returns whether a file is the one of a bundle, by size and, if it is small, by content.
+
+    Args:
+        path: the file of this node.
+        bundle: the bundle.
+        name: name of the file in the bundle.
+    """
     try:
         if path.stat().st_size != bundle.sizes[name]:
             return False
@@ -152,7 +199,7 @@ def _own_place() -> Path:
 
 
 def _own_folder() -> Path:
-    """This user's own folder among the temporary files; another user's of the same name is refused."""
+    """Returns this user's folder among the temporary files. Raises a UserError if it belongs to another user."""
     folder = _own_place()
     folder.mkdir(mode=0o700, exist_ok=True)
     if not _is_ours(folder):

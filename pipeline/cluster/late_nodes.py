@@ -1,7 +1,7 @@
-"""Nodes that join while runs are under way: looked at, from the first run that is put there, before it begins.
+"""Nodes that join a running search.
 
-A run on a node that was not there at the beginning looks around as the others have been looked at. Where something is
-wrong it says so and leaves; the driver then hands it out once more, away from that node.
+The first trial on a new node makes the inspection that other nodes had at the start, before it trains. If the
+inspection finds a fault, the trial reports it and ends, and the driver schedules it on another node.
 """
 
 import secrets
@@ -28,15 +28,19 @@ from pipeline.cluster.storage import StorageError, join, remove_file, write_text
 from pipeline.provenance.code_hash import code_digest
 
 NODE_LABEL = "ray.io/node-id"
-"""The label that Ray gives every node, by which runs are kept away from one."""
+"""Label that Ray gives every node. Runs are kept away from a node by it."""
 
 
 @dataclass(frozen=True)
 class AdmissionRules:
-    """What nodes that join later are held against. checked_nodes: ids of those that have been checked. driver: its
-    node.
+    """Requirements for nodes that join later.
 
-    name, secret: of the driver's token file in storage. versions, code: the driver's.
+    Attributes:
+        requirements: the requirements, as at the start.
+        checked_nodes: ids of the nodes that were inspected at the start.
+        driver: id of the driver's node.
+        name, secret: name and content of the driver's token file in storage.
+        versions, code: versions and `code_digest` of the driver.
     """
 
     requirements: NodeRequirements
@@ -50,7 +54,12 @@ class AdmissionRules:
 
 @dataclass(frozen=True)
 class Refusal:
-    """node: Ray's id. why: what is wrong with it, a line each, beginning with its name."""
+    """Rejection of a node.
+
+    Attributes:
+        node: Ray's id of it.
+        why: its faults, a line each, which begins with its name.
+    """
 
     node: str
     why: Sequence[str]
@@ -58,7 +67,13 @@ class Refusal:
 
 @contextmanager
 def make_admission_rules(requirements: NodeRequirements, answers: Sequence[NodeResult]) -> Iterator[AdmissionRules]:
-    """Keep a token in storage by which nodes can show that they share it. answers: of the nodes that are there now.
+    """Yields the rules for later nodes, and stores a token by which these show that they share the storage.
+
+    The token is removed when the block ends.
+
+    Args:
+        requirements: the requirements, as at the start.
+        answers: results of the nodes that were inspected at the start.
 
     Raises:
         OSError, StorageError: storage cannot be written.
@@ -83,22 +98,29 @@ def make_admission_rules(requirements: NodeRequirements, answers: Sequence[NodeR
 
 
 _admitted: set[str] = set()
-"""Secrets of the rules that this process's node has passed: a worker runs many trials."""
+"""Secrets of the rules that this process's node has passed. A worker runs many trials, and is inspected once."""
 
 
 def check_this_node(admission: AdmissionRules) -> Refusal | None:
-    """On a worker: why runs must not be on its node; None if it is as the others are."""
+    """Inspects the node of this worker, unless that was done before.
+
+    Args:
+        admission: the rules.
+
+    Returns:
+        The rejection, or None if runs may be on this node.
+    """
     here: str = ray.get_runtime_context().get_node_id()
     if here in admission.checked_nodes or admission.secret in _admitted:
         return None
     node = next((node for node in nodes() if node.id == here), None)
-    if node is None:  # it has been declared dead, and its runs are being started elsewhere
-        return Refusal(here, [f"node {here[:6]}: the cluster has given it up"])
+    if node is None:  # it was declared dead, and its runs are started elsewhere
+        return Refusal(here, [f"node {here[:6]}: the cluster has declared it dead"])
     try:
         asked = _drivers_clock(admission)
         report = inspect_node(admission.requirements.storage, admission.name, admission.requirements.bundle)
         answer = with_token(NodeResult(node, report, "", asked, _drivers_clock(admission)), admission.secret)
-    except Exception as error:  # whatever a node cannot do, this is about that node
+    except Exception as error:  # any error here concerns that node alone
         why = " ".join(str(error).split())[-300:]
         return Refusal(here, [f"{node.name}: cannot run our code: {type(error).__name__}: {why}"])
     wrong = find_problems([answer], admission.requirements, here=admission.versions, code=admission.code)
@@ -109,11 +131,16 @@ def check_this_node(admission: AdmissionRules) -> Refusal | None:
 
 
 def exclude_selector(refused: Sequence[str]) -> dict[str, str]:
-    """A label selector that keeps runs away from nodes, by their ids; empty for none."""
+    """Returns a label selector of Ray's that keeps runs away from nodes.
+
+    Args:
+        refused: ids of the nodes. For none of them, the result is empty.
+    """
     return {NODE_LABEL: f"!in({','.join(sorted(refused))})"} if refused else {}
 
 
 def _drivers_clock(admission: AdmissionRules) -> float:
+    """Returns the time on the driver's node, in seconds."""
     pinned = NodeAffinitySchedulingStrategy(admission.driver, soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": pinned}
     remote: Any = ray.remote(**options)(_clock)

@@ -1,7 +1,7 @@
-"""A look at every node before trials start there: what each of them runs, has, sees and can write.
+"""Inspection of every node before trials start: versions, code, data, storage, clock and disk.
 
-A task that takes no resources is pinned to each node, and what it finds is compared with what this process, the driver,
-has.
+A task that takes no resources is pinned to each node. Its report is compared with the state of this process,
+the driver.
 """
 
 import platform
@@ -25,25 +25,34 @@ from pipeline.errors import UserError, join_lines
 from pipeline.provenance.code_hash import code_digest
 
 ANSWER_S = 120.0
-"""How long a node may take to answer; a cold one unpacks the code and starts a worker first."""
+"""Seconds within which a node must answer. A cold one first unpacks the code and starts a worker."""
 
 CLOCK_S = 60.0
-"""How far a node's clock may be from the driver's: files and tokens are dated by it."""
+"""Seconds by which a node's clock may differ from the driver's, because files and tokens are dated by it."""
 
 SPARE_BYTES = 200 * 10**6
-"""Free room on a node beyond what its trials are known to need."""
+"""Free bytes that a node needs beyond the data."""
 
 PACKAGES = ("ray", "torch", "timm", "numpy")
+"""Packages whose versions must be equal on all nodes."""
 
 PROCESSOR = "processor"
-"""Beside the versions: x86_64, aarch64 and their like round differently, so their trials do not compare."""
+"""Key of the processor's kind beside the versions.
+
+Kinds such as x86_64 and aarch64 round differently, so their trials are not comparable.
+"""
 
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What every node is compared with. bundle: the data. storage: address of where checkpoints go. gpus: of one trial.
+    """Requirements that every node is compared with.
 
-    sendable: whether nodes that do not have the data can be given them. grows: whether nodes may be yet to come.
+    Attributes:
+        bundle: the data.
+        storage: address of the checkpoints.
+        sendable: whether nodes without the data can receive them.
+        gpus: GPUs of one trial.
+        grows: whether further nodes may join later.
     """
 
     bundle: DataBundle
@@ -55,11 +64,19 @@ class NodeRequirements:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node has said. versions: of Python and packages. code: `code_digest`. clock: seconds, by its own.
+    """Report of a node on itself.
 
-    free: bytes for temporary files. cuda: GPUs that torch sees. data: whether it has the files as they are.
-    token: what it read of the driver's token file, or why not; empty once compared, if it is right. wrote: None, or why
-    it could not write beside it.
+    Attributes:
+        versions: of Python and packages, and the kind of processor.
+        code: its `code_digest`.
+        clock: its time, in seconds.
+        free: free bytes for temporary files.
+        temporary: folder of temporary files.
+        cuda: GPUs that torch sees.
+        data: whether it has unchanged files of the data.
+        token: content of the driver's token file, or why it cannot be read. After `with_token`: empty if it
+            is right, otherwise the fault.
+        wrote: None if it could write to storage, or why it could not.
     """
 
     versions: Mapping[str, str]
@@ -75,7 +92,14 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class NodeResult:
-    """A node's answer, and the driver's clock before and after. report: None if there was none, with the reason why."""
+    """A node's report, with the driver's clock before and after.
+
+    Attributes:
+        node: the node.
+        report: its report, or None if there was none.
+        why: the reason for a missing report; empty otherwise.
+        asked, answered: driver's time in seconds when the node was asked, and when its report arrived.
+    """
 
     node: Node
     report: NodeReport | None
@@ -85,7 +109,13 @@ class NodeResult:
 
 
 def inspect_node(storage: str, name: str, bundle: DataBundle) -> NodeReport:
-    """Look at the machine that this runs on. name: of the driver's token file in storage."""
+    """Returns a report on the machine on which this runs.
+
+    Args:
+        storage: address of the checkpoints.
+        name: name of the driver's token file in it.
+        bundle: the data to look for.
+    """
     import torch
 
     token, wrote = "", None
@@ -95,7 +125,7 @@ def inspect_node(storage: str, name: str, bundle: DataBundle) -> NodeReport:
         token = f"cannot be read: {_describe(error)}"
     probe = join(storage, f"{name}-{secrets.token_hex(4)}")
     try:
-        # Without the driver's file this is another storage, and stays as it was found.
+        # Without the driver's file this is a different storage, and nothing is written there.
         if exists(join(storage, name)):
             write_text(probe, "")
             remove_file(probe)
@@ -120,16 +150,16 @@ def _describe(error: Exception) -> str:
 
 
 def own_versions() -> dict[str, str]:
-    """Versions of Python and of what a trial computes with, here; and the kind of processor."""
-    kind = platform.machine().replace("arm64", "aarch64")  # the same, as macOS calls it
+    """Returns the versions of Python and of the packages that trials compute with, and the kind of processor."""
+    kind = platform.machine().replace("arm64", "aarch64")  # macOS's name for aarch64
     return {PROCESSOR: kind, "Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def inspect_nodes(requirements: NodeRequirements) -> list[NodeResult]:
-    """Have every node of the cluster look around, and wait for all of them.
+    """Inspects every node of the cluster and waits for all of them.
 
     Raises:
-        UserError: storage cannot be written here.
+        UserError: this machine cannot write to storage.
     """
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
     token = join(requirements.storage, name)
@@ -146,6 +176,16 @@ def inspect_nodes(requirements: NodeRequirements) -> list[NodeResult]:
 
 
 def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
+    """Runs `inspect_node` on every node.
+
+    Args:
+        storage: address of the checkpoints.
+        name: name of the driver's token file in it.
+        bundle: the data to look for.
+
+    Returns:
+        A result for every node, sorted by name.
+    """
     listed = list_once(bundle)
     asked, waiting = {}, {}
     for node in nodes():
@@ -164,19 +204,19 @@ def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
         node = waiting.pop(done[0])
         try:
             answers.append(NodeResult(node, ray.get(done[0]), "", asked[node.id], time.time()))
-        except Exception as error:  # whatever a node cannot do, this is about that node
+        except Exception as error:  # any error here concerns that node alone
             why = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
             answers.append(NodeResult(node, None, f"cannot run our code: {type(error).__name__}: {why}", 0.0, 0.0))
     return sorted(answers, key=lambda answer: answer.node.name)
 
 
 def list_once(bundle: DataBundle) -> DataBundle:
-    """A bundle without what was sent of it, to be looked for."""
+    """Returns a bundle without its references into the object store, as is enough to look for its files."""
     return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, bundle.shared)
 
 
 def with_token(answer: NodeResult, secret: str) -> NodeResult:
-    """The answer with an empty token where it was the driver's."""
+    """Returns the result with its token replaced: empty if it was the driver's, otherwise the fault."""
     if answer.report is None:
         return answer
     right = answer.report.token == secret
@@ -193,13 +233,28 @@ def with_token(answer: NodeResult, secret: str) -> NodeResult:
 def find_problems(
     answers: Iterable[NodeResult], requirements: NodeRequirements, *, here: Mapping[str, str], code: str
 ) -> list[str]:
-    """What is wrong with the nodes, a line each. here, code: versions and digest of the driver."""
+    """Returns the faults of the nodes, a line each.
+
+    Args:
+        answers: results of the nodes.
+        requirements: the requirements to compare with.
+        here: versions of the driver, from `own_versions`.
+        code: `code_digest` of the driver.
+    """
     return [
         f"{answer.node.name}: {said}" for answer in answers for said in _find_problem(answer, requirements, here, code)
     ]
 
 
 def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapping[str, str], code: str) -> list[str]:
+    """Returns the faults of one node.
+
+    Args:
+        answer: result of the node.
+        requirements: the requirements to compare with.
+        here: versions of the driver.
+        code: `code_digest` of the driver.
+    """
     report, said = answer.report, []
     if report is None:
         return [answer.why]
@@ -235,10 +290,16 @@ def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapp
 
 
 def check_nodes(requirements: NodeRequirements) -> Sequence[NodeResult]:
-    """Look at every node and refuse to go on where one of them would fail.
+    """Checks every node before trials start.
+
+    Args:
+        requirements: the requirements to compare with.
+
+    Returns:
+        The results of all nodes.
 
     Raises:
-        UserError: what is wrong, a line for each node and fault.
+        UserError: a node does not meet the requirements; a line for each node and fault.
     """
     answers = inspect_nodes(requirements)
     wrong = find_problems(answers, requirements, here=own_versions(), code=code_digest())

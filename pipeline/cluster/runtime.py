@@ -27,34 +27,41 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    # Our own progress and journal stand in for Ray Tune's tables, loggers, snapshots and interrupt handling.
+    # The project's own progress line and journal replace Ray Tune's tables, loggers, snapshots and interrupt handling.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A source or a plugin that is named by a relative path is the same one in a worker.
+    # Relative paths of sources and plug-ins must mean the same in a worker as in the driver.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+"""Environment variables that silence Ray and Ray Tune, and turn off functions that this project replaces."""
 
 VITAL = ("raylet", "gcs_server")
-"""Ray's own processes without which it does not work."""
+"""Processes of Ray itself that must stay alive."""
 
 LOOK_S = 1.0
+"""Seconds between two checks of Ray's processes, and the longest wait for a job."""
 
 DEAD_AT_START = re.compile(r"have not registered within the timeout\. The process is dead")
-"""What Ray writes of a worker that died before it could work, and starts again for ever."""
+"""Ray's log line for a worker that died before it could work. Ray replaces such workers without end."""
 
 ENOUGH_DEAD_AT_START = 4
+"""Such lines in the log from which on workers are taken to be unable to start."""
 
 LOSSES = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
-"""What becomes of a job through no fault of its own."""
+"""Errors that mean the loss of a worker or node, which is not the job's fault."""
 
 
 @contextmanager
 def local_ray(cpus: int, gpus: int) -> Iterator[None]:
-    """A Ray of this process alone, with the given numbers of CPU cores and GPUs, shut down on leaving; within
-    `shared_ray`, when that is left.
+    """Starts a Ray of this process alone, and shuts it down when the block ends.
+
+    Within `shared_ray`, an already started Ray is used, and it is shut down when that outer block ends.
+
+    Args:
+        cpus, gpus: CPU cores and GPUs that Ray may use.
 
     Raises:
         UserError: Ray cannot start here, or one of its own processes has died.
@@ -70,7 +77,11 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
 
 @contextmanager
 def shared_ray() -> Iterator[None]:
-    """Within this, the Ray that `local_ray` starts first is there for all that follow: several searches have one."""
+    """Lets all `local_ray` blocks within this one share a Ray.
+
+    The first of them starts it. It is shut down when this block ends. Several searches use one Ray in this
+    way.
+    """
     with ExitStack() as stack:
         _shared.append(stack)
         try:
@@ -94,17 +105,26 @@ def _start_ray(cpus: int, gpus: int) -> Iterator[None]:
 
 @contextmanager
 def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
+    """Starts Ray, and shuts it down when the block ends.
+
+    Args:
+        cpus, gpus: CPU cores and GPUs that Ray may use.
+        temporary: folder for Ray's files, or None for Ray's own choice.
+
+    Raises:
+        UserError: Ray cannot start here.
+    """
     quoted = shlex.quote(sys.executable)
     try:
         ray.init(
-            address="local",  # also where RAY_ADDRESS names a cluster
+            address="local",  # even if RAY_ADDRESS names a cluster
             num_cpus=cpus,
             num_gpus=gpus,
             object_store_memory=_object_store_bytes(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            # A worker with variables of its own is started by a shell, to which Ray gives Python's path as it is.
+            # Ray starts workers that have their own variables by a shell, and does not quote Python's path.
             runtime_env={"py_executable": quoted} if quoted != sys.executable else None,
             _node_ip_address="127.0.0.1",
             _temp_dir=temporary,
@@ -118,7 +138,7 @@ def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
 
 
 def _have_a_token() -> None:
-    """Give Ray a token of this process's own where it could not leave a new one in the home, as it does by itself."""
+    """Sets RAY_AUTH_TOKEN to a new token where Ray could not write one into the home folder."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     home = Path(os.path.expanduser("~"))
@@ -129,10 +149,10 @@ def _have_a_token() -> None:
 
 @contextmanager
 def _own_temporary() -> Iterator[str | None]:
-    """A folder for Ray's files where its own choice has no room for the addresses of its sockets; else None.
+    """Yields a short folder for Ray's files where Ray's own path would be too long for its sockets; None otherwise.
 
     Raises:
-        UserError: RAY_TMPDIR is too long, which is the user's to say.
+        UserError: RAY_TMPDIR is too long. It is the user's setting, so it is not replaced.
     """
     named = os.environ.get("RAY_TMPDIR")
     if named and not has_room(named, BELOW_RAY):
@@ -148,9 +168,10 @@ def _own_temporary() -> Iterator[str | None]:
 
 
 def _object_store_bytes() -> int | None:
-    """What Ray's store of objects may take, where a limit holds that Ray does not look at; else None, Ray's own choice.
+    """Returns the size of Ray's object store; None for Ray's default.
 
-    Ray reads the limit of the outermost control group that it sees, and no other.
+    A size is returned where a memory limit holds that Ray does not read. Ray reads the limit of the outermost
+    control group that it sees, and no other.
     """
     usable = usable_memory()
     if usable >= ray._common.utils.get_system_memory():
@@ -160,13 +181,13 @@ def _object_store_bytes() -> int | None:
 
 @contextmanager
 def _noticing_deaths() -> Iterator[None]:
-    """Leave the block when one of Ray's own processes dies (which is mostly the kernel's doing, for want of memory).
+    """Interrupts the block when one of Ray's own processes dies, or when workers die again and again at their start.
 
-    Ray itself needs up to a minute to notice, and then ends this process without a word. Leave it too when workers die
-    again and again before they can work, which Ray would go on with for ever.
+    The usual cause of the first is the kernel, for lack of memory. Ray needs up to a minute to notice, and
+    then ends this process without a message. In the second case, Ray would start workers forever.
 
     Raises:
-        UserError: one has, or they do.
+        UserError: either has happened.
     """
     node: Any = ray._private.worker._global_node
     log = Path(node.get_logs_dir_path()) / "raylet.err"
@@ -197,7 +218,11 @@ def _noticing_deaths() -> Iterator[None]:
 
 
 def _worker_start_failure(log: Path) -> list[str]:
-    """What is wrong, if workers cannot start; empty otherwise. log: where Ray writes what ends them."""
+    """Returns a message in a list if workers cannot start, and an empty list otherwise.
+
+    Args:
+        log: the file in which Ray logs the deaths of workers.
+    """
     try:
         with log.open("rb") as file:
             file.seek(-min(log.stat().st_size, 100_000), os.SEEK_END)
@@ -213,7 +238,7 @@ def _worker_start_failure(log: Path) -> list[str]:
 
 
 def _lead_workers_to_this_code() -> None:
-    """Workers import the code that this process runs, also where another checkout's is installed."""
+    """Puts this checkout first in PYTHONPATH, so that workers import it even where another one is installed."""
     here = str(Path(pipeline.__file__).parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in paths:
@@ -229,16 +254,24 @@ def run_jobs(
     max_concurrent: int | None = None,
     failures: int = 2,
 ) -> Iterator[tuple[int, Answer]]:
-    """Run `work` on every job on Ray's workers and yield (index, answer) as each is done.
+    """Runs `work` on every job on Ray's workers, and yields each result as it is done.
 
-    cpus, gpus: what one job takes. max_concurrent: at most so many together; None for as many as fit.
-    failures: times that a job is started again after its worker, or its node, was lost. A node that was drained before
-    does not count.
+    Args:
+        work: the function to run on a worker.
+        jobs: its arguments, one a job.
+        cpus, gpus: CPUs and GPUs of one job.
+        max_concurrent: the most jobs that run together; None for as many as fit.
+        failures: times that a job is started again after its worker or node was lost. The loss of a node that
+            was being drained does not count.
+
+    Yields:
+        (index of the job, its result).
 
     Raises:
-        UserError: a job raised one, or its worker died; the jobs still running are left to `local_ray` to end.
+        UserError: a job raised one, or its worker died too often. Jobs that still run end with Ray, in
+            `local_ray`.
     """
-    # Ray's own retries would count a node that dies before its notice has run out.
+    # Ray's own retries would also count the loss of a node that is being drained.
     remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
     waiting = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}

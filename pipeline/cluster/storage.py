@@ -1,8 +1,9 @@
-"""What several machines share, by its address: a folder that all of them mount, or `s3://bucket/prefix`.
+"""Storage that several machines share, by its address: a folder that all of them mount, or `s3://bucket/prefix`.
 
-All that tells the two apart is here. S3 is spoken by pyarrow, which Ray Tune and MLflow bring along. Credentials are
-found as everywhere: in AWS_* variables, in `~/.aws`, or by the machine's role; another store than Amazon's is named by
-AWS_ENDPOINT_URL. A store that does not answer is reported within seconds. Nothing here imports Ray.
+Only this module distinguishes the two. S3 is accessed by pyarrow, which is a dependency of Ray Tune and
+MLflow. Credentials come from the usual places: AWS_* variables, `~/.aws`, or the machine's role.
+AWS_ENDPOINT_URL selects a store other than Amazon's. A store that does not answer is reported within seconds.
+This module does not import Ray.
 """
 
 import os
@@ -34,61 +35,91 @@ FOR_WORKERS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_EC2_METADATA_DISABLED",
 )
-"""Variables that workers are handed. What names files of the driver's machine is left out."""
+"""Variables that are passed to workers. Variables with paths of files on the driver's machine are left out."""
 
 CONNECT_S = 5.0
-"""How long a store may take to accept a connection."""
+"""Seconds within which a store must accept a connection."""
 
 TRIES, PATIENT_TRIES = 3, 7
-"""How often a store is tried: seconds where somebody waits for it, half a minute where a trial would be lost."""
+"""Attempts per request: the first takes seconds, where somebody waits; the second half a minute, for trials."""
 
 REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "TOKEN", "HTTP status 403")
-"""What the AWS SDK calls it when somebody may not."""
+"""Words of the AWS SDK's errors for missing or insufficient rights."""
 
 
 class StorageError(UserError):
-    """Shared storage cannot be used: it does not answer, is not there, or does not let us in."""
+    """Shared storage cannot be used: it does not answer, does not exist or denies access."""
 
 
 def is_s3(address: str) -> bool:
-    """Whether an address is of a bucket, and not a folder."""
+    """Returns whether an address is in a bucket rather than a folder.
+
+    Args:
+        address: a path, or `s3://bucket/prefix`.
+    """
     return address.startswith(SCHEME)
 
 
 def join(address: str, *names: str) -> str:
-    """An address below another one."""
+    """Returns the address of something below another address.
+
+    Args:
+        address: a folder or a prefix in a bucket.
+        *names: the steps below it.
+    """
     return "/".join([address.rstrip("/"), *names])
 
 
 def worker_environment(address: str | None) -> dict[str, str]:
-    """Variables by which workers reach storage as this process does; empty for a folder, or where roles do it."""
+    """Returns the environment variables with which workers reach storage as this process does.
+
+    Args:
+        address: the storage, or None for none. The result is empty for None, for a folder, and where roles
+            give access.
+    """
     if address is None or not is_s3(address):
         return {}
     return {name: os.environ[name] for name in FOR_WORKERS if name in os.environ}
 
 
 def filesystem_of(address: str) -> "tuple[FileSystem | None, str]":
-    """The file system of an address, and the path in it, as Ray Tune takes them; None for the machine's own."""
+    """Returns the file system of an address and the path in it, in the form that Ray Tune takes.
+
+    Args:
+        address: a folder, or an address in a bucket.
+
+    Returns:
+        (file system, path). The file system is None for a folder of the machine.
+    """
     if not is_s3(address):
         return None, address
     return _with_retries(), _key(address)
 
 
 def address_of(checkpoint: Any) -> str:
-    """Where a checkpoint of Ray's lies."""
+    """Returns the address of a checkpoint of Ray's.
+
+    Args:
+        checkpoint: a `ray.train.Checkpoint`.
+    """
     path = str(checkpoint.path)
     return SCHEME + path if checkpoint.filesystem.type_name.startswith("s3") else path
 
 
 def check_storage(address: str, *, named_by: str) -> None:
-    """Refuse storage that is not there, before work starts. named_by: the parameter, for the message.
+    """Checks, before work starts, that storage exists and gives access.
+
+    Args:
+        address: a folder, or `s3://bucket/prefix`.
+        named_by: the parameter that names the storage, for the message.
 
     Raises:
-        StorageError: no such folder or bucket, no or wrong credentials, or no answer.
+        StorageError: there is no such folder or bucket, credentials are missing or wrong, or the store does
+            not answer.
     """
     if "://" in address and not is_s3(address):
         raise StorageError(
-            f"{named_by}: {quote_name(address)}: neither a folder nor s3://bucket/prefix, which are what can be used."
+            f"{named_by}: {quote_name(address)}: neither a folder nor s3://bucket/prefix, the two forms that can be used."
         )
     if not is_s3(address):
         if not Path(address).is_dir():
@@ -108,13 +139,17 @@ def check_storage(address: str, *, named_by: str) -> None:
         found = _s3().get_file_info(bucket)
     if found.type == FileType.NotFound:
         raise StorageError(
-            f"{named_by}: {address}: there is no bucket {bucket} at {_endpoint() or 'Amazon S3'}. Make it, or mend the "
-            "address."
+            f"{named_by}: {address}: there is no bucket {bucket} at {_endpoint() or 'Amazon S3'}. Create it, or "
+            "correct the address."
         )
 
 
 def exists(address: str) -> bool:
-    """Whether a folder or a file, or anything under such a prefix, is there."""
+    """Returns whether a file, a folder or anything under a prefix exists.
+
+    Args:
+        address: a path, or an address in a bucket.
+    """
     if not is_s3(address):
         return os.path.exists(address)
     from pyarrow.fs import FileType
@@ -124,7 +159,14 @@ def exists(address: str) -> bool:
 
 
 def read_bytes(address: str) -> bytes:
-    """Raises OSError or StorageError if it cannot be read."""
+    """Reads a file.
+
+    Args:
+        address: a path, or an address in a bucket.
+
+    Raises:
+        OSError, StorageError: the file cannot be read.
+    """
     if not is_s3(address):
         return Path(address).read_bytes()
     with _storage_errors(address), _s3().open_input_stream(_key(address)) as file:
@@ -132,12 +174,27 @@ def read_bytes(address: str) -> bytes:
 
 
 def read_text(address: str) -> str:
-    """As `read_bytes`, of UTF-8."""
+    """Reads a file as UTF-8.
+
+    Args:
+        address: a path, or an address in a bucket.
+
+    Raises:
+        OSError, StorageError: the file cannot be read.
+    """
     return read_bytes(address).decode()
 
 
 def write_text(address: str, text: str) -> None:
-    """Raises OSError or StorageError if it cannot be written. A folder that it lies in is made."""
+    """Writes a file as UTF-8, and creates the folder around it.
+
+    Args:
+        address: a path, or an address in a bucket.
+        text: the content.
+
+    Raises:
+        OSError, StorageError: the file cannot be written.
+    """
     if not is_s3(address):
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         Path(address).write_text(text)
@@ -147,7 +204,7 @@ def write_text(address: str, text: str) -> None:
 
 
 def copy_in(source: Path, address: str) -> None:
-    """Copy a file of this machine to an address."""
+    """Copies a file of this machine to an address."""
     if not is_s3(address):
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, address)
@@ -156,7 +213,7 @@ def copy_in(source: Path, address: str) -> None:
 
 
 def copy_out(address: str, target: Path) -> None:
-    """Copy a file, or all of a folder, to this machine."""
+    """Copies a file, or a folder with its content, to this machine."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_s3(address):
         _copy(address, _key(address), str(target), source_filesystem=_with_retries())
@@ -168,7 +225,12 @@ def copy_out(address: str, target: Path) -> None:
 
 @contextmanager
 def local_copy(address: str) -> Iterator[Path]:
-    """A folder of storage as one of this machine: itself, or a copy that goes on leaving."""
+    """Yields a folder of storage as a folder of this machine.
+
+    Args:
+        address: a folder, which is yielded itself, or an address in a bucket, which is copied for the
+            duration of the block.
+    """
     if not is_s3(address):
         yield Path(address)
         return
@@ -178,7 +240,12 @@ def local_copy(address: str) -> Iterator[Path]:
 
 
 def list_dir(address: str, depth: int = 1) -> list[str]:
-    """The addresses that lie so many steps below this one, in their order; none if there is nothing."""
+    """Returns the addresses at a given depth below another one, sorted; empty if there are none.
+
+    Args:
+        address: a folder, or an address in a bucket.
+        depth: steps below the address; 1 lists its direct entries.
+    """
     if not is_s3(address):
         return sorted(str(path) for path in Path(address).glob("/".join("*" * depth)))
     root = _key(address)
@@ -187,23 +254,33 @@ def list_dir(address: str, depth: int = 1) -> list[str]:
 
 
 def size(address: str) -> int:
-    """Bytes of all that lies there."""
+    """Returns the total bytes of the files at an address.
+
+    Args:
+        address: a path, or an address in a bucket.
+    """
     if is_s3(address):
         return sum(held for _, held in _walk(address))
     return size_of(Path(address))
 
 
 def remove(addresses: Sequence[str]) -> None:
-    """Remove folders with what they hold, if they are there. What a machine's own file system refuses is passed over.
+    """Removes folders with their content, as far as they exist.
+
+    Errors of this machine's own file system are ignored.
+
+    Args:
+        addresses: folders, or addresses in a bucket.
 
     Raises:
-        StorageError: S3 did not do it.
+        StorageError: the store did not remove one.
     """
     remote = [address.rstrip("/") for address in addresses if is_s3(address)]
     for address in addresses:
         if not is_s3(address):
             shutil.rmtree(address, ignore_errors=True)
-    # Of very many, most of which are gone, one listing says which are there. A whole bucket is nobody's to list.
+    # Most of many addresses are gone already, so one listing below their common prefix replaces a request for each.
+    # A whole bucket is never listed.
     shared = os.path.commonpath([_key(address) for address in remote]) if len(remote) > 1 else ""
     if "/" in shared:
         there = [SCHEME + path for path, _ in _walk(SCHEME + shared)]
@@ -218,13 +295,24 @@ def remove(addresses: Sequence[str]) -> None:
 
 
 def remove_best_effort(addresses: Sequence[str]) -> None:
-    """Remove folders, as `remove`; where storage does not do it now, `sar-search gc` will."""
+    """Removes folders as `remove` does, and ignores a store that fails; `sar-search gc` removes the rest later.
+
+    Args:
+        addresses: folders, or addresses in a bucket.
+    """
     with suppress(StorageError):
         remove(addresses)
 
 
 def remove_file(address: str) -> None:
-    """Remove a file, if it is there. Raises OSError or StorageError if it cannot be."""
+    """Removes a file, if it exists.
+
+    Args:
+        address: a path, or an address in a bucket.
+
+    Raises:
+        OSError, StorageError: the file cannot be removed.
+    """
     with suppress(FileNotFoundError):
         if not is_s3(address):
             Path(address).unlink()
@@ -234,7 +322,7 @@ def remove_file(address: str) -> None:
 
 
 def _walk(address: str) -> list[tuple[str, int]]:
-    """Path and size of every file below an address of S3, empty marks of folders among them."""
+    """Returns path and bytes of every file below an S3 address, including the empty files that mark folders."""
     from pyarrow.fs import FileSelector, FileType
 
     with _storage_errors(address):
@@ -243,11 +331,18 @@ def _walk(address: str) -> list[tuple[str, int]]:
 
 
 def _copy(address: str, source: str, target: str, **filesystems: Any) -> None:
+    """Copies a file or folder by pyarrow, from or to a bucket.
+
+    Args:
+        address: the S3 address, for the message of an error.
+        source, target: paths within the two file systems.
+        **filesystems: `source_filesystem` or `destination_filesystem`; the other one is this machine's.
+    """
     from pyarrow.fs import LocalFileSystem, copy_files
 
     whole = {"source_filesystem": LocalFileSystem(), "destination_filesystem": LocalFileSystem()} | filesystems
     with _storage_errors(address):
-        # Uploads by several threads of pyarrow have been seen to hang: apache/arrow issue 32372.
+        # Uploads by several threads of pyarrow can hang: apache/arrow issue 32372.
         copy_files(source, target, **whole, chunk_size=64 * 2**20, use_threads="source_filesystem" in filesystems)
 
 
@@ -270,17 +365,25 @@ def _with_retries() -> "S3FileSystem":
 
 @lru_cache(maxsize=8)
 def _open_filesystem(endpoint: str | None, region: str | None, key: str | None, tries: int) -> "S3FileSystem":
-    """key: only tells file systems apart; pyarrow looks credentials up itself."""
+    """Opens an S3 file system.
+
+    Args:
+        endpoint: the store's URL, or None for Amazon S3.
+        region: the bucket's region, or None if no variable gives it.
+        key: the access key id. It only distinguishes cached file systems; pyarrow looks credentials up
+            itself.
+        tries: attempts per request.
+    """
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     class Opened(S3FileSystem):  # type: ignore[misc]
         def __reduce__(self) -> tuple[Any, ...]:
-            # Made anew from the variables of the worker that it is sent to: pyarrow's own pickle forgets the tries.
+            # The receiving worker opens it anew from its own variables, because pyarrow's pickle drops the tries.
             return _s3, (tries,)
 
     options: dict[str, Any] = {"connect_timeout": CONNECT_S, "retry_strategy": AwsStandardS3RetryStrategy(tries)}
     if endpoint:
-        # pyarrow does not read AWS_ENDPOINT_URL; where Amazon is not asked, any region will do.
+        # pyarrow does not read AWS_ENDPOINT_URL; stores other than Amazon's accept any region.
         options |= {"endpoint_override": endpoint, "region": region or "us-east-1"}
     elif region:
         options["region"] = region
@@ -307,15 +410,15 @@ def _storage_errors(address: str, before: str = "") -> Iterator[None]:
 
 
 def _why(said: str) -> str:
-    """A sentence for what pyarrow says of a failure."""
+    """Returns a sentence for the user from pyarrow's message of a failure."""
     where = _endpoint() or "Amazon S3"
     if "NETWORK_CONNECTION" in said:
         return f"{where} does not answer. Is it up, and is AWS_ENDPOINT_URL right?"
     if "NO_SUCH_BUCKET" in said:
-        return f"there is no such bucket at {where}. Make it, or mend the address."
+        return f"there is no such bucket at {where}. Create it, or correct the address."
     if any(word in said for word in REFUSED):
         had = "these credentials" if _has_credentials() else "anybody without credentials"
         return f"{where} does not let {had} in. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do."
     if "HTTP status 301" in said:
         return "the bucket is in another region. Set AWS_REGION to its region."
-    return f"{where} could not do it ({truncate(' '.join(said.split()), 300)})."
+    return f"the request to {where} failed ({truncate(' '.join(said.split()), 300)})."

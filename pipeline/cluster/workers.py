@@ -1,7 +1,7 @@
-"""Several workers for one training run: processes on whatever nodes have room, joined by Ray Train to a process group.
+"""Several workers for one training run: processes on any nodes with room, joined to a process group by Ray Train.
 
-When a worker is lost they all are started again, and what they run goes on from the checkpoints that it has left. They
-are gloo's where the run is on CPUs, and NCCL's on GPUs.
+The process group uses gloo on CPUs and NCCL on GPUs. When a worker is lost, all of them are started again,
+and the run resumes from its newest checkpoint.
 """
 
 import fcntl
@@ -41,10 +41,16 @@ def train_together(
     gpus: float,
     failures: int,
 ) -> None:
-    """Call `work(job, rank_info)` in so many workers at once, and wait for them; again when one is lost.
+    """Calls `work(job, rank_info)` in several workers at once and waits for them. Starts all again when one is lost.
 
-    checkpoints: where the job leaves them, and Ray its own notes. cpus, gpus: of each worker. failures: times
-    that they are started again.
+    Args:
+        work: the function to run in every worker.
+        job: its first argument.
+        checkpoints: the job's checkpoints; Ray's own state lies beside them.
+        name: name of the run, for messages.
+        workers: number of workers.
+        cpus, gpus: CPUs and GPUs of each worker.
+        failures: times that the workers are started again.
 
     Raises:
         UserError: `work` raised one, or workers were lost too often.
@@ -77,12 +83,16 @@ def train_together(
 
 
 def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], max_concurrent: Callable[[], int]) -> Iterator[int]:
-    """Call `work` on every job, each in a thread of this process, and yield the index of each as it is done.
+    """Calls `work` on every job, each in a thread of this process, and yields the index of each job as it is done.
 
-    max_concurrent: how many there may be now, asked before each is started; one always may.
+    Args:
+        work: the function to call.
+        jobs: its arguments, one a job.
+        max_concurrent: returns how many jobs may run now. It is called before each start; one job may always
+            run.
 
     Raises:
-        Exception: what `work` raised. What is running then is left to whoever ends Ray.
+        Exception: the error that `work` raised. Jobs that still run end with Ray.
     """
     ended: SimpleQueue[tuple[int, BaseException | None]] = SimpleQueue()
 
@@ -107,12 +117,20 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], max_concurren
 
 
 def _run(work: Callable[[Job, RankInfo], None], job: Job, checkpoints: CheckpointStore) -> None:
-    """In a worker. What a user must change is noted, since a worker that raises is started again, to no avail."""
+    """Runs a job in a worker.
+
+    A UserError is stored with the checkpoints, because Ray would start a worker that raises again, in vain.
+
+    Args:
+        work: the function to call.
+        job: its first argument.
+        checkpoints: the job's checkpoints.
+    """
     if checkpoints.failure() is not None:
         return
     device = get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # what is told to go to "cuda" goes there
+        torch.cuda.set_device(device)  # tensors that are sent to "cuda" must go to this GPU
     context = train.get_context()
     try:
         work(job, RankInfo(context.get_world_rank(), context.get_world_size()))
@@ -136,14 +154,17 @@ class _OnRaysInterface(TorchConfig().backend_cls):  # type: ignore[misc]
 
 
 def _take_rays_interface() -> None:
-    """For gloo, which by itself takes the interface that the host's name stands for, were it the loopback."""
+    """Makes gloo use Ray's network interface.
+
+    Its own choice is the one of the host's name, which may be the loopback.
+    """
     found = interface_of(str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
     if found is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", found)
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address; None where that cannot be told."""
+    """Returns the name of the network interface with an IPv4 address; None if no interface has it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:

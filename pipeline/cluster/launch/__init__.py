@@ -1,1 +1,1 @@
-"""Starts, runs on and takes down a cluster: `sar-search cluster`."""
+"""The commands of `sar-search cluster`: start a cluster, run on it, take it down."""

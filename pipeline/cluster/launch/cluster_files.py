@@ -1,4 +1,4 @@
-"""The machines of a cluster, as the one that you type on reaches them: by ssh, and by Ray's launcher."""
+"""Cluster files, and access to a cluster's machines from the user's own: by ssh, and by Ray's launcher."""
 
 import re
 import subprocess
@@ -15,27 +15,38 @@ from pipeline.errors import UserError, join_lines, quote_name
 from pipeline.workspace import Workspace
 
 FOLDER = "~/sar-search"
-"""The checkout on the cluster's machines, as the cluster files have it."""
+"""Checkout on the cluster's machines, as in the cluster files."""
 
 MARK = "-- sar-search: from the head --"
-"""What the head says after this line is ours; the launcher's own words come before."""
+"""Line after which the head's output is the command's; the launcher's own lines come before it."""
 
 IN_PLACE = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PWD/.venv/bin:$PATH || exit 1; "
+"""Shell code before a command on the head.
+
+It enters the checkout and its environment, and sets the addresses of Ray and of its job server.
+"""
 IN_PLACE += "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265; "
 """Before a command on the head: the checkout, its environment, and how its Ray and its job server are found."""
 
 LAUNCHERS_OWN = re.compile(r"(\x1b\[[\d;]*m)*Shared connection to .* closed\.")
-"""What ssh says at the end of every command that the launcher runs, after the launcher's change of colour."""
+"""Line that ssh writes at the end of each command of the launcher, after the launcher's change of colour."""
 
 REACH_S = 10
-"""Seconds for a machine to answer by ssh."""
+"""Seconds within which a machine must answer by ssh."""
 
 UNFILLED = re.compile(r"<[^<>]+>")
+"""Placeholder in a cluster file that the user must replace."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster's file, read. root: the checkout that it is started from."""
+    """A cluster, as its file describes it.
+
+    Attributes:
+        file: absolute path of the file.
+        content: the parsed file.
+        root: the checkout from which the cluster is started.
+    """
 
     file: Path
     content: Mapping[str, Any]
@@ -43,22 +54,27 @@ class Cluster:
 
     @property
     def own_machines(self) -> list[str]:
-        """Addresses of a list of one's own machines, the head first; empty where a cloud gives them."""
+        """Addresses of the user's own machines, the head first; empty if a cloud provides them."""
         provider = self.content["provider"]
         return [provider["head_ip"], *provider.get("worker_ips", [])] if provider.get("type") == "local" else []
 
     @property
     def engine(self) -> str | None:
-        """What runs Ray's containers on the machines, docker or podman; None where Ray runs without."""
+        """Container engine on the machines, docker or podman; None if Ray runs without containers."""
         docker = self.content.get("docker") or {}
         return ("podman" if docker.get("use_podman") else "docker") if docker.get("container_name") else None
 
 
 def open_cluster(workspace: Workspace, name: str) -> Cluster:
-    """The cluster of a name (`docker/ray-<name>.yaml`) or of a file.
+    """Reads a cluster file.
+
+    Args:
+        workspace: the checkout.
+        name: a path, or the name in `docker/ray-<name>.yaml`.
 
     Raises:
-        UserError: no such file, or one in which something is still to be filled in.
+        UserError: there is no such file, it does not describe a cluster, or a placeholder in it is not filled
+            in.
     """
     known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
     file = known.get(name, Path(name).expanduser())
@@ -74,6 +90,7 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
 
 
 def _unfilled(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yields (dotted path, placeholder) of every placeholder in a cluster file."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _unfilled(item, f"{path}.{name}" if path else str(name))
@@ -85,17 +102,26 @@ def _unfilled(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def launcher() -> str:
-    """The program that Ray's launcher is."""
+    """Returns the path of the program `ray`."""
     return str(Path(sys.executable).with_name("ray"))
 
 
 def run_launcher(command: Sequence[str], cluster: Cluster) -> "subprocess.CompletedProcess[str]":
-    """Run one of Ray's own commands in the checkout, whose folder the cluster's file takes its paths from."""
+    """Runs one of Ray's commands in the checkout, to which paths in the cluster file are relative."""
     return subprocess.run(command, cwd=cluster.root, capture_output=True, text=True)
 
 
 def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dict[str, str]:
-    """What each of one's own machines says to a command, or why it says nothing; by address."""
+    """Runs a shell command by ssh on several machines at once.
+
+    Args:
+        cluster: the cluster, for user and key.
+        addresses: the machines.
+        command: the shell command.
+
+    Returns:
+        The output of each machine in one line, or why it does not answer, by address.
+    """
     auth = cluster.content["auth"]
     key = ["-i", str(Path(auth["ssh_private_key"]).expanduser())] if "ssh_private_key" in auth else []
     options = [f"ConnectTimeout={REACH_S}", "BatchMode=yes", "StrictHostKeyChecking=no", "LogLevel=ERROR"]
@@ -116,10 +142,10 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
 
 
 def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
-    """What the head says to a shell command in its checkout, line by line as it comes.
+    """Runs a shell command in the head's checkout, and yields its output line by line as it comes.
 
     Raises:
-        UserError: it could not be run there, or the connection was lost.
+        UserError: the command failed, or the connection was lost.
     """
     process = subprocess.Popen(
         [launcher(), "exec", str(cluster.file), f"echo '{MARK}'; {IN_PLACE}{command}"],
@@ -134,20 +160,27 @@ def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
     ours, last = False, deque[str](maxlen=12)
     for line in process.stdout:
         if MARK in line and line.rstrip("\r\n") != MARK:
-            continue  # the launcher repeats a command that failed
+            continue  # the launcher prints a command that failed
         last.append(line.rstrip("\r\n"))
         if ours and not LAUNCHERS_OWN.match(line):
             yield last[-1]
         ours = ours or last[-1] == MARK
     if process.wait() or not ours:
-        raise UserError(f"{cluster.file.name}: the head could not do it: {' '.join(' '.join(last).split())[-600:]}")
+        raise UserError(
+            f"{cluster.file.name}: the command failed on the head: {' '.join(' '.join(last).split())[-600:]}"
+        )
 
 
 def copy_by_launcher(cluster: Cluster, way: str, source: str, target: str) -> None:
-    """Copy a file to the head (way: rsync-up) or from it (rsync-down).
+    """Copies a file to or from the head.
+
+    Args:
+        cluster: the cluster.
+        way: `rsync-up` to the head, `rsync-down` from it.
+        source, target: the two paths.
 
     Raises:
-        UserError: it could not be.
+        UserError: the file could not be copied.
     """
     done = run_launcher([launcher(), way, str(cluster.file), source, target], cluster)
     if done.returncode:

@@ -1,9 +1,9 @@
-"""A cluster by `ray up`: started, used and taken down from the machine that you type on.
+"""Cluster by `ray up`: started, used and taken down from the user's own machine.
 
-The cluster's file is `docker/ray-<name>.yaml`, or any path. Everything goes through Ray's own launcher, which knows
-how to reach each provider's machines. The run itself is a job of Ray's on the head: it outlives the connection, and
-`cluster repro` typed again watches the one that runs, or goes on with one that has ended. Ray's job server listens on
-the head's loopback, so it is asked there, by `ray job`.
+The cluster file is `docker/ray-<name>.yaml`, or any path. Every step uses Ray's own launcher, which can reach
+each provider's machines. The run itself is a Ray job on the head, so it outlives the connection. `cluster
+repro`, typed again, watches a run that is still going, or resumes one that has ended. Ray's job server
+listens on the head's loopback, so it is reached by `ray job` on the head.
 """
 
 import re
@@ -33,39 +33,45 @@ from pipeline.errors import UserError, join_lines
 from pipeline.provenance.git import run_git
 
 JOB = "state/cluster-repro.job"
-"""On the head: what Ray calls the newest run, by which its job server is asked."""
+"""File on the head with Ray's id of the newest run, for its job server."""
 
 BEGINS = "-- sar-search: the run --"
-"""What a run says first; before it are Ray's own words."""
+"""First line of a run's own output, after Ray's lines."""
 
 ASK = "import sys, ray.job_submission as jobs; job = jobs.JobSubmissionClient().get_job_info(sys.argv[1]); "
+"""Python code that prints status and exit status of the run whose id is its argument."""
 ASK += "print(job.status.value, job.driver_exit_code)"
 STATE = (
     f"if [ ! -s {JOB} ]; then echo none; else python -c '{ASK}' $(cat {JOB}) 2>/dev/null || "
-    # The server may be down and the run of this checkout alive. The letter in brackets keeps this command from being
-    # found.
+    # The server may be down while the run of this checkout is alive. The letter in brackets keeps this command from
+    # matching itself.
     "for run in $(pgrep -u $(id -u) -f '[p]ipeline.cli repro'); do "
     "[ /proc/$run/cwd -ef . ] && echo RUNNING None; done | grep -m 1 . || echo lost; fi"
 )
-"""On the head: says the newest run's status and exit status."""
+"""Shell code for the head: prints status and exit status of the newest run."""
 
 FOLLOW = f"PYTHONUNBUFFERED=1 ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
-# Ray names the command that it runs in the same output, after its first lines at times.
+"""Shell code for the head: prints the newest run's output from its beginning, as it comes.
+
+Ray's own lines before and after the output are removed.
+"""
+# Ray prints the command that it runs into the same output, sometimes after the command's first lines.
 FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /Running entrypoint for job sar-search-/d; "
 FOLLOW += "/^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
 """On the head: says the newest run's lines from its first one on, as they come, without Ray's before and after them."""
 
 STOPS = '{"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "90"}}'
-"""Have Ray end a run as Ctrl-C would, and kill it only if it is still there after so many seconds."""
+"""Runtime environment with which Ray ends a run as Ctrl-C would, and kills it only after this many seconds."""
 
 NONE, RUNS, STOPPED, SUCCEEDED = "none", "runs", "was stopped", "ended with status 0"
+"""States of the newest run on the head."""
 KILLED, LOST = "was killed", "not known to the Ray that is there"
 
 HANDED = "~/.sar-search-handed"
-"""On the head, until the run has read it: the variables that lead to the bucket of search.cluster.storage."""
+"""File on the head with the variables for the bucket of search.cluster.storage, until the run has read it."""
 
 BACK = ("dvc.lock", "results", "models")
-"""What comes back from the head."""
+"""Files and folders that are fetched from the head after a run."""
 
 STAYS = (
     "data",
@@ -79,29 +85,36 @@ STAYS = (
     ".dvc/cache",
     ".dvc/tmp",
 )
-"""What is the head's own, whatever the checkout here is."""
+"""Files and folders of the head that sending the checkout leaves unchanged."""
 
 NODES_S = 300
-"""Seconds for all workers to have joined."""
+"""Seconds within which all workers must join."""
 
 FENCE = "sar_search"
-"""The table of nft that docker/fence.sh makes."""
+"""Table of nft that docker/fence.sh creates."""
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit status of a run after Ctrl-C, which is its own."""
+"""Exit status of a run after Ctrl-C. The run sets it itself, so it does not mean that the run was killed."""
 
 LOST_MOST = 5
-"""Times in a row that the head may be out of reach while its run is watched."""
+"""Failures in a row to reach the head after which watching its run ends."""
 
 
 def up(cluster: Cluster) -> Iterator[str]:
-    """Start a cluster, or bring one up to date, and wait until its workers have joined. Yields what to tell.
+    """Starts or updates a cluster, and waits until its workers have joined.
+
+    Args:
+        cluster: the cluster.
+
+    Yields:
+        The lines to print.
 
     Raises:
-        UserError: a machine cannot be reached, a run is there, Ray's launcher fails, or a worker does not join.
+        UserError: a machine cannot be reached, a run is going on, Ray's launcher fails, or a worker does not
+            join.
     """
     check_reachable(cluster)
-    state = NONE  # also where there is no head yet
+    state = NONE  # the value if there is no head yet
     with suppress(UserError):
         state = _state(cluster)
     if state == RUNS:
@@ -122,10 +135,17 @@ def up(cluster: Cluster) -> Iterator[str]:
 
 
 def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
-    """Run `sar-search repro` on the head, or watch the one that runs; bring results back. Yields its lines.
+    """Runs `sar-search repro` on the head, or watches the run that is there, and fetches the results.
+
+    Args:
+        cluster: the cluster.
+        arguments: arguments of `sar-search repro`.
+
+    Yields:
+        The run's lines.
 
     Raises:
-        UserError: the head cannot be reached, or the run failed; what it left stays on the head.
+        UserError: the head cannot be reached, or the run failed. Its files stay on the head.
     """
     if _state(cluster) == RUNS:
         yield "a run is there already; this watches it"
@@ -140,15 +160,21 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
             "same command then goes on from what the head's disk has kept."
         )
     if state != SUCCEEDED:
-        raise UserError(f"the run on the head {state}. Mend what it says, and type the same again to go on.")
+        raise UserError(
+            f"the run on the head {state}. Correct what it reports, and run the same command again to resume."
+        )
     yield f"brought back: {', '.join(_fetch_results(cluster))}"
 
 
 def ask_job(cluster: Cluster, command: str) -> Iterator[str]:
-    """Yield what `ray job` says of the newest run. command: `logs`, or `stop`, which ends it as Ctrl-C would.
+    """Runs a `ray job` command on the newest run, and yields its output.
+
+    Args:
+        cluster: the cluster.
+        command: `logs`, or `stop`, which ends the run as Ctrl-C would.
 
     Raises:
-        UserError: there is none, or the head cannot be reached.
+        UserError: there is no run, or the head cannot be reached.
     """
     yield from head_lines(
         cluster, f"[ -s {JOB} ] || {{ echo no run was started; exit 1; }}; ray job {command} $(cat {JOB})"
@@ -156,7 +182,10 @@ def ask_job(cluster: Cluster, command: str) -> Iterator[str]:
 
 
 def status(cluster: Cluster) -> Iterator[str]:
-    """What the cluster consists of and how its run stands, in lines.
+    """Yields the nodes of the cluster, the state of its run and the run's last lines.
+
+    Args:
+        cluster: the cluster.
 
     Raises:
         UserError: the head cannot be reached.
@@ -167,15 +196,21 @@ def status(cluster: Cluster) -> Iterator[str]:
 
 
 def down(cluster: Cluster) -> Iterator[str]:
-    """Take a cluster down, hard, and look whether anything of it is left.
+    """Takes a cluster down by force, and checks that nothing of it is left.
+
+    Args:
+        cluster: the cluster.
+
+    Yields:
+        The lines to print.
 
     Raises:
-        UserError: something is, or could not be looked at.
+        UserError: something is left, or a machine could not be checked.
     """
     subprocess.run([launcher(), "down", "-y", str(cluster.file)], cwd=cluster.root)
     left = []
     if cluster.own_machines:
-        # `ray down` leaves what it cannot reach through the head, and processes that it did not start.
+        # `ray down` leaves machines that it cannot reach through the head, and processes that it did not start.
         asked = run_on_each(cluster, cluster.own_machines, _stop_command(cluster))
         left = [f"{address}: {said}" for address, said in asked.items() if said]
     else:
@@ -189,10 +224,10 @@ def down(cluster: Cluster) -> Iterator[str]:
 
 
 def check_reachable(cluster: Cluster) -> None:
-    """See whether every machine of a list answers by ssh and has what it needs.
+    """Checks whether every one of the user's own machines answers by ssh and has the tools that it needs.
 
     Raises:
-        UserError: those that do not, a line each.
+        UserError: some do not; a line each.
     """
     asked = run_on_each(cluster, cluster.own_machines, _needs_command(cluster))
     if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
@@ -200,7 +235,7 @@ def check_reachable(cluster: Cluster) -> None:
 
 
 def _needs_command(cluster: Cluster) -> str:
-    """Says what a machine lacks."""
+    """Returns a shell command that prints the tools that a machine lacks."""
     if cluster.engine:
         return (
             f"command -v rsync >/dev/null || echo it has no rsync; if ! command -v {cluster.engine} >/dev/null; "
@@ -215,7 +250,10 @@ def _needs_command(cluster: Cluster) -> str:
 
 
 def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
-    """Machines without a fence (docker/fence.sh) that are on further networks, where Ray listens too."""
+    """Yields a note for each machine on which Ray also listens on further networks.
+
+    These are machines with several networks and without a fence (docker/fence.sh).
+    """
     others = (
         f"export PATH=$PATH:/usr/sbin; nft list table inet {FENCE} >/dev/null 2>&1 || "
         f"sudo -n nft list table inet {FENCE} >/dev/null 2>&1 || {{ "
@@ -231,7 +269,7 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
 
 
 def print_nodes() -> None:
-    """Print the nodes of the cluster that this machine is the head of, a line each. Run there."""
+    """Prints the nodes of the cluster, a line each. Runs on the head."""
     from pipeline.cluster.connect import cluster_nodes
 
     for node in cluster_nodes("auto"):
@@ -254,7 +292,7 @@ def _state(cluster: Cluster) -> str:
 
 
 def state_of(said: str) -> str:
-    """How a run stands, of what `STATE` says."""
+    """Returns the state of a run from the output of `STATE`."""
     match said.split():
         case ["none"]:
             return NONE
@@ -266,10 +304,11 @@ def state_of(said: str) -> str:
             return STOPPED
         case ["SUCCEEDED" | "FAILED", code] if code.isdecimal() and (int(code) <= 128 or int(code) == INTERRUPTED):
             return f"ended with status {code}"
-    return KILLED  # by a signal: there is no exit status, or the one that a shell makes of the signal
+    return KILLED  # ended by a signal: there is no exit status, or the status that a shell derives from the signal
 
 
 def _submit_command(arguments: Sequence[str]) -> str:
+    """Returns a shell command that submits `sar-search repro` as a job of Ray."""
     run = f"cd {FOLDER} && {{ [ ! -f {HANDED} ] || {{ . {HANDED}; rm -f {HANDED}; }}; }} && echo '{BEGINS}' && "
     # In a container there is no .venv, and the image's own Python has everything.
     run += f"PATH=$PWD/.venv/bin:$PATH exec python -m pipeline.cli repro {shlex.join(arguments)}"
@@ -281,7 +320,10 @@ def _submit_command(arguments: Sequence[str]) -> str:
 
 
 def _send_data(cluster: Cluster) -> None:
-    """Send the head what leads to a bucket, in a file for its user alone: others could see the words of a command."""
+    """Writes the variables that give access to a bucket to a file on the head.
+
+    Only its user can read the file, whereas other users could see the arguments of a command.
+    """
     variables = worker_environment(load_params(cluster.root / "params.yaml").search.cluster.storage)
     if not variables:
         return
@@ -293,7 +335,7 @@ def _send_data(cluster: Cluster) -> None:
 
 
 def _stop_command(cluster: Cluster) -> str:
-    """Ends Ray, and with it the run, and says what is left of either."""
+    """Returns a shell command that ends Ray, and with it the run, and prints any part of either that is left."""
     if cluster.engine:
         name = shlex.quote(cluster.content["docker"]["container_name"])
         return (
@@ -302,15 +344,15 @@ def _stop_command(cluster: Cluster) -> str:
         )
     return (
         f"cd {FOLDER} 2>/dev/null || exit 0; .venv/bin/ray stop --force >/dev/null 2>&1; "
-        # A job ends within a second after its Ray. What it has done is in the search's journal.
+        # A job ends within a second after its Ray. The search's journal holds its progress.
         "docker/fence.sh down >/dev/null 2>&1; sleep 3; "
-        # The letters in brackets keep this command itself from being found.
+        # The letters in brackets keep this command from matching itself.
         "pgrep -u $(id -u) -l -f '[r]aylet/raylet|[g]cs_server|[r]ay/dashboard|[p]ipeline.stages' | cut -c 1-60"
     )
 
 
 def _watch(cluster: Cluster) -> Generator[str, None, str]:
-    """Yield the run's lines as they come, also over lost connections, and return its state."""
+    """Yields the run's lines as they come, reconnects when the connection is lost, and returns the run's state."""
     seen, lost = 0, 0
     while True:
         try:
@@ -329,7 +371,10 @@ def _watch(cluster: Cluster) -> Generator[str, None, str]:
 
 
 def _send_checkout(cluster: Cluster) -> None:
-    """Bring the head's checkout to what is here: files that git knows or would take, and the commit; no data."""
+    """Makes the head's checkout equal to the one here.
+
+    Sent are the files that git tracks or would add, and the commit; data are not.
+    """
     with _archive(cluster.root) as archive:
         copy_by_launcher(cluster, "rsync-up", str(archive), "~/sar-search.tar")
     kept = " ".join(f"--exclude=/{name}" for name in STAYS)
@@ -343,7 +388,7 @@ def _send_checkout(cluster: Cluster) -> None:
 
 @contextmanager
 def _archive(root: Path) -> Iterator[Path]:
-    """A tar file of the checkout, with no more of its history than the commit, and nothing of git's own settings."""
+    """Yields a tar file of the checkout, with the newest commit as its only history, and without git's settings."""
     try:
         listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     except UserError as error:
@@ -365,8 +410,11 @@ def _archive(root: Path) -> Iterator[Path]:
 
 
 def _fetch_results(cluster: Cluster) -> list[str]:
-    """Put what the run left in place of what is here, each folder whole or not at all. Returns what there was."""
-    # Given targets, the run has made a part of these alone.
+    """Replaces the results here by those of the run, each folder in one step.
+
+    Returns the names of those that exist.
+    """
+    # A run of some stages only may not have made all of them.
     back = _do(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
     there = [name for name in BACK if any(line.rstrip("/") == name for line in back)]
     with tempfile.TemporaryDirectory(dir=cluster.root, prefix=".cluster-") as folder:
