@@ -214,8 +214,8 @@ def _why(error: Exception) -> str:
     kind = type(error).__name__
     if "uth" in kind or "token" in said.lower() or "UNAUTHENTICATED" in said:
         return (
-            "the cluster requires a token, and the one here is wrong or missing. Copy ~/.ray/auth_token from its head, with mode 600, and "
-            "set RAY_AUTH_MODE=token."
+            "the cluster requires a token, and the one here is wrong or missing. Copy ~/.ray/auth_token from its head, "
+            "with mode 600, and set RAY_AUTH_MODE=token."
         )
     if "ersion mismatch" in said:
         return f"it runs other versions: {said[:400]}. Use the same image or requirements.lock on every node."

@@ -119,7 +119,7 @@ def check_storage(address: str, *, named_by: str) -> None:
     """
     if "://" in address and not is_s3(address):
         raise StorageError(
-            f"{named_by}: {quote_name(address)}: neither a folder nor s3://bucket/prefix, the two forms that can be used."
+            f"{named_by}: {quote_name(address)}: neither a folder nor s3://bucket/prefix, the two allowed forms."
         )
     if not is_s3(address):
         if not Path(address).is_dir():

@@ -1,1 +1,1 @@
-"""The commands of sar-search, a file each; imported by cli.py alone."""
+"""The commands of sar-search, one per file; only cli.py imports them."""

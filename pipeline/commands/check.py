@@ -1,4 +1,4 @@
-"""The check before a run: every mistake that can be known, and what the search will take, measured on a few steps."""
+"""Check before a run: validates all that can be validated, and estimates the search from a few measured steps."""
 
 import json
 import shlex
@@ -43,13 +43,17 @@ def run_check(
     measured: bool = True,
     afresh: bool = False,
 ) -> Iterator[str]:
-    """Check everything, measure, and yield the plan in lines. Starts nothing.
+    """Checks everything, measures, and yields the lines of the plan. Starts no search.
 
-    resume_anyway, new: the user's answer where other code began the search. measured: False to measure nothing.
-    afresh: what is up to date is to run too.
+    Args:
+        workspace: the checkout.
+        resume_anyway: whether the user wants to resume a search that other code began.
+        new: whether the user wants to begin a new search in its place.
+        measured: False to measure no training steps.
+        afresh: whether stages that are up to date run too.
 
     Raises:
-        UserError: the first thing that is wrong.
+        UserError: the first fault found.
     """
     check_temporary()
     plan = make_plan(workspace)
@@ -69,7 +73,7 @@ def run_check(
         if resume_anyway or new:
             for each in tasks:
                 yield decide_on_changed_code(each, new=new)
-            tasks = plan.current_tasks()  # other ones, if they are to begin anew
+            tasks = plan.current_tasks()  # a new search has other tasks
         for each in tasks:
             check_same_code(read_history(each.folder / JOURNAL), each.header, each.folder)
         done = None if afresh or resume_anyway or new else finished_search(tasks[0], workspace.results)
@@ -98,9 +102,13 @@ def run_check(
 
 
 def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:
-    """How large a difference the images and the seeds will show, by what this search has confirmed, if anything yet.
+    """Yields lines on how large a difference the images and seeds can show.
 
-    task: None before the data are made.
+    Measured spreads of this search's confirmations are used as far as there are any.
+
+    Args:
+        plan: the plan of the run.
+        task: the search, or None before the data are prepared.
     """
     workspace, params, measured, cost, masks = plan.workspace, plan.params, None, None, False
     if task is not None:
@@ -112,13 +120,18 @@ def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str
             if summary.fingerprint == task.fingerprint and summary.forecast is not None:
                 measured, cost = summary.forecast, run_cost(params, summary)
         except UserError:
-            pass  # no results yet, or broken ones, which the stages will say
+            pass  # no results yet, or broken ones, which the stages report
     words = chosen_metric(params).words
     yield from describe_power(params, make_forecast(params, measured, plan.test_images), words, masks=masks, cost=cost)
 
 
 def unknown_words(unknown: Sequence[str], used: str) -> str:
-    """What to do, before an experiment, about search spaces that git does not know; of many the used one is named."""
+    """Returns advice for experiments about search spaces that git does not track.
+
+    Args:
+        unknown: paths of the untracked files.
+        used: the path of `search.space`, which is named if it is among them.
+    """
     first = next((name for name in unknown if Path(name) == Path(used)), unknown[0])
     others = len(unknown) - 1
     more = f" and {others} other{'s' * (others > 1)}" if others else ""
@@ -129,13 +142,19 @@ def unknown_words(unknown: Sequence[str], used: str) -> str:
 
 
 def check_listed(workspace: Workspace, params: Params) -> None:
-    """Refuse a params.yaml that leaves a parameter to its default which dvc.yaml lists: DVC would not run the stage.
+    """Checks that params.yaml contains every parameter that dvc.yaml lists.
+
+    Without one, DVC would not run the stage.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters, for the default values in the message.
 
     Raises:
-        UserError: names every one, as it is to be written.
+        UserError: parameters are missing; the message has all of them in the form to write.
     """
     absent = absent_parameters(workspace)
-    # What is no parameter of ours, a user has added to dvc.yaml for a stage of their own.
+    # Users may add parameters to dvc.yaml for stages of their own; their values are unknown here.
     lines = [f"  {path}: {json.dumps(params.value(path)) if path in parameters() else '?'}" for path in absent]
     if lines:
         raise UserError(
@@ -146,10 +165,14 @@ def check_listed(workspace: Workspace, params: Params) -> None:
 
 
 def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:
-    """Look at every node of the cluster, and yield what they are, a line each. task: None before the data are made.
+    """Checks every node of the cluster, and yields a line for each.
+
+    Args:
+        plan: the plan of the run.
+        task: the search, or None before the data are prepared.
 
     Raises:
-        UserError: what is wrong with them, for all at once.
+        UserError: the faults of all nodes.
     """
     made = task is not None and task.split.is_file()
     for answer in inspect_cluster(task or plan.task_without_data(), data=made):
@@ -158,10 +181,13 @@ def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:
 
 
 def check_weights_unchanged(plan: Plan) -> None:
-    """Refuse to take results for those of other weights: DVC sees the parameter that names them, and not them.
+    """Checks that results/ were made with the current pretrained weights.
+
+    DVC sees the parameter that names the weights, but not a change of the weights themselves.
 
     Raises:
-        UserError: nothing but the weights differs from the search that the results are of; says how to decide.
+        UserError: the weights, and nothing else, differ from those of the search in results/. The message has
+            the choices.
     """
     try:
         found = BestConfig.read(plan.workspace.results / "search")
@@ -171,13 +197,13 @@ def check_weights_unchanged(plan: Plan) -> None:
     changed = [spec for spec, each in then.items() if each.sha256 != plan.pretrained[spec].sha256]
     current = current_search(plan.workspace, plan.params, then) if changed else None
     if current is None or current.folder.name != found.fingerprint[:16]:
-        return  # another parameter has changed as well, which DVC sees
+        return  # another parameter has changed as well, and DVC sees that
     spec = changed[0]
     now, was = plan.pretrained[spec], found.weights[spec]
     means = f" ({was.resolved} then, {now.resolved} now)" if now.resolved != was.resolved else ""
     raise UserError(
         f"{spec}: its weights are not those that results/ were made with: sha256 {was.sha256[:8]} then, "
-        f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
-        f"Run `{single_item_command('search')}` to search with those of now, and then this again; or put the others "
-        "back, by the file or, of a registered model, by naming its version."
+        f"{now.sha256[:8]} now{means}, and DVC does not detect that.\n"
+        f"Run `{single_item_command('search')}` to search with the current ones, then repeat this command. Or restore "
+        "the earlier ones: put the file back, or name the version of the registered model."
     )

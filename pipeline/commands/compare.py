@@ -1,4 +1,4 @@
-"""`sar-search compare`: what several searches found, on the same test images, as one family of comparisons."""
+"""`sar-search compare`: results of several searches on the same test images, as one family of comparisons."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,13 +29,20 @@ COLUMNS = {
 
 
 def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, against: str = "") -> Iterator[str]:
-    """A table with a line for each search: its best configuration against its own control, on the same test images.
+    """Yields a table with a row for each search: its best configuration against its own control.
 
-    searches: beginnings of their ids; none: all that were tested on the images of the newest. against: the beginning
-    of one's id whose best configuration all others are compared with, instead of their controls.
+    All were evaluated on the same test images.
+
+    Args:
+        workspace: the checkout.
+        searches: beginnings of the ids of searches. Empty for all that were evaluated on the images of the
+            newest.
+        against: beginning of the id of a search whose best configuration replaces the controls; empty for
+            none.
 
     Raises:
-        UserError: nothing is kept, an id fits none or several, or the ones asked for were tested on different images.
+        UserError: there is no evaluation, an id fits none or several, or the searches were evaluated on
+            different images.
     """
     params = load_params(workspace.params)
     evaluations = read_evaluations(workspace.state)
@@ -90,6 +97,15 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
 def _row(
     each: StoredEvaluation, member: Member, reference: StoredEvaluation | None, confidence: float, words: MetricWords
 ) -> list[str]:
+    """Returns the table's row of a search.
+
+    Args:
+        each: its evaluation.
+        member: its comparison within the family.
+        reference: the evaluation that replaces the controls, or None.
+        confidence: joint confidence of the family, in (0, 1).
+        words: the metric in words.
+    """
     found = member.comparison
     name = each.control if reference is None else reference.id
     seeds = f"{found.seeds[0]}" if found.seeds[0] == found.seeds[1] else f"{found.seeds[0]}/{found.seeds[1]}"
@@ -117,13 +133,28 @@ def _difference(value: float | None, words: MetricWords) -> str:
 
 
 def _has_metric(each: StoredEvaluation, name: str, code: str) -> bool:
-    """Whether an evaluation has what is compared by a metric: of accuracy every one, else one by this code of it."""
+    """Returns whether an evaluation can be compared by a metric.
+
+    Every evaluation can by accuracy.
+
+    Args:
+        each: the evaluation.
+        name: name of the metric.
+        code: hash of the metric's code, which must be the evaluation's.
+    """
     if name == ACCURACY_WORDS.name:
         return True
     return each.metric_name == name and each.scores is not None and each.metric_hash == code
 
 
 def _tables(each: StoredEvaluation, reference: StoredEvaluation | None, name: str) -> tuple[ArrayLike, ArrayLike]:
+    """Returns the per-image results of the two arms of a comparison.
+
+    Args:
+        each: the evaluation of the search.
+        reference: the evaluation whose best configuration replaces the control, or None.
+        name: name of the metric.
+    """
     if name == ACCURACY_WORDS.name:
         return each.best, each.control_correct if reference is None else reference.best
     other = each.control_scores if reference is None else reference.scores
@@ -133,7 +164,7 @@ def _tables(each: StoredEvaluation, reference: StoredEvaluation | None, name: st
 
 
 def _words(params: Params, first: StoredEvaluation) -> MetricWords:
-    """The metric in words, as the evaluation has it, with the margin of now where one is given."""
+    """Returns the metric in words as the evaluation has it, with the margin of params.yaml if one is set."""
     if params.evaluate.metric == ACCURACY_WORDS.name:
         return accuracy_words(params)
     words = words_of(first.metric)
@@ -141,6 +172,14 @@ def _words(params: Params, first: StoredEvaluation) -> MetricWords:
 
 
 def _shown(found: Comparison, p_holm: float | None, confidence: float, words: MetricWords) -> str:
+    """Returns the outcome of a comparison in a word.
+
+    Args:
+        found: the comparison.
+        p_holm: its p after Holm's correction, or None.
+        confidence: joint confidence of the family, in (0, 1).
+        words: the metric in words, with its margin.
+    """
     if p_holm is None or found.low is None or found.high is None:
         return "no interval"
     if p_holm < 1 - confidence:
@@ -158,6 +197,14 @@ def _share_seeds(seeds: list[int] | None, others: list[int] | None) -> bool:
 def _notes(
     compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float, words: MetricWords
 ) -> Iterator[str]:
+    """Yields the notes below the table.
+
+    Args:
+        compared: the evaluations in the table.
+        family: their comparisons.
+        confidence: joint confidence of the family, in (0, 1).
+        words: the metric in words.
+    """
     told = (
         "Accuracies"
         if words.name == ACCURACY_WORDS.name
@@ -188,10 +235,14 @@ def _notes(
 
 
 def _named(prefix: str, evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
+    """Returns the evaluation of the search whose id begins with a prefix.
+
+    Raises a UserError unless there is exactly one.
+    """
     found = [each for each in evaluations if each.fingerprint.startswith(prefix)]
     if len(found) != 1:
         several = "fits several searches" if found else "is the beginning of no search that has been evaluated"
-        raise UserError(f"{quote_name(prefix)} {several}; those that have been: {_ids(evaluations)}")
+        raise UserError(f"{quote_name(prefix)} {several}; evaluated searches: {_ids(evaluations)}")
     return found[0]
 
 

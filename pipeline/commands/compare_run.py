@@ -1,11 +1,14 @@
-"""`sar-search compare --run METHODS`: the searches of several methods, their retraining, and one family of comparisons.
+"""`sar-search compare --run METHODS`: searches and retrains several methods, and compares them as one family.
 
-Each search has a folder, `results/compare/<name>/`, with the params.yaml that it runs by and what its stages leave, so
-that neither the user's params.yaml nor `results/` of the pipeline are touched. Data and split are DVC's, as ever;
-searches, retraining and evaluations are kept under `state/` by what decides them, so that the same command goes on
-wherever it was broken off, and what another run has done already is not done again.
+Each search has a folder, `results/compare/<name>/`, with its params.yaml and the outputs of its stages.
+Neither the user's params.yaml nor the pipeline's own `results/` are changed. Data and split come from DVC, as
+in the pipeline.
 
-All methods are searched, then all are retrained, and only then are the test images looked at: by all networks at once.
+Searches, retraining and evaluations are stored under `state/` by the hash of what decides them. So the same
+command resumes after an interruption, and finished work of other runs is not repeated.
+
+All methods are searched, then all are retrained. Only then are the test images used, in one look for all
+networks.
 """
 
 import json
@@ -52,18 +55,28 @@ from pipeline.tune.journal.records import JOURNAL, read_history
 from pipeline.workspace import Workspace
 
 PAGE, RESULTS = "index.html", "comparison.json"
+"""Files of a comparison: its page, and its figures as JSON."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the user says to searches that other code has begun: nothing, go on, or begin anew."""
+    """The user's decision on searches that other code has begun; without one, the user is asked.
+
+    Attributes:
+        resume_anyway: whether to resume them.
+        new: whether to begin new searches in their place.
+    """
 
     resume_anyway: bool = False
     new: bool = False
 
 
 class StageFailed(Exception):
-    """A stage has ended with another status than 0, and has said why."""
+    """A stage has ended with a status other than 0, and has printed why.
+
+    Args:
+        status: the exit status.
+    """
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -71,10 +84,16 @@ class StageFailed(Exception):
 
 
 def check_methods(workspace: Workspace, given: str, answer: Answer, *, measured: bool = True) -> Iterator[str]:
-    """Check every method, and say what all of it will take; starts nothing and leaves nothing in `results/`.
+    """Checks every method, and yields the lines of the plan. Starts no search, and leaves `results/` unchanged.
+
+    Args:
+        workspace: the checkout.
+        given: argument of `--run`: names or files of search spaces, with commas between.
+        answer: the user's decision on searches that other code has begun.
+        measured: False to measure no training steps.
 
     Raises:
-        UserError: the first thing that is wrong, with the method that it is wrong with.
+        UserError: the first fault found, with its method.
     """
     params, comparison = _read(workspace, given)
     yield from _check(workspace, params, comparison, given, answer, measured=measured)
@@ -89,6 +108,16 @@ def _read(workspace: Workspace, given: str) -> tuple[Params, Comparison]:
 def _check(
     workspace: Workspace, params: Params, comparison: Comparison, given: str, answer: Answer, *, measured: bool
 ) -> Iterator[str]:
+    """Checks every method, and yields the lines of the plan.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        comparison: the methods.
+        given: argument of `--run`.
+        answer: the user's decision on searches that other code has begun.
+        measured: False to measure no training steps.
+    """
     with tempfile.TemporaryDirectory() as folder:
         plans = plan_searches(workspace, comparison, Path(folder))
         next(iter(plans.values())).check_source_unchanged()
@@ -103,7 +132,16 @@ def _check(
 
 
 def _decide(plan: Plan, given: str, answer: Answer) -> Iterator[str]:
-    """Take the user's word on searches that other code has begun, or ask for it."""
+    """Applies the user's decision to searches that other code has begun.
+
+    Args:
+        plan: the plan of one method.
+        given: argument of `--run`, for the message.
+        answer: the decision.
+
+    Raises:
+        UserError: other code has begun a search, and there is no decision.
+    """
     if answer.resume_anyway or answer.new:
         for task in plan.current_tasks():
             yield decide_on_changed_code(task, new=answer.new)
@@ -116,14 +154,23 @@ def _decide(plan: Plan, given: str, answer: Answer) -> Iterator[str]:
 
 
 def run_methods(workspace: Workspace, given: str, answer: Answer, *, measured: bool = True) -> int:
-    """Search, retrain and test every method, print the table, and write the page. Returns the status to end with.
+    """Searches, retrains and tests every method, prints the table, and writes the page.
+
+    Args:
+        workspace: the checkout.
+        given: argument of `--run`: names or files of search spaces, with commas between.
+        answer: the user's decision on searches that other code has begun.
+        measured: False to measure no training steps.
+
+    Returns:
+        The exit status.
 
     Raises:
-        UserError: another process is at work in this checkout, or the check has found a mistake.
+        UserError: another process is at work in this checkout, or the check has found a fault.
     """
-    params, comparison = _read(workspace, given)  # what they say now is what all of it works by
+    params, comparison = _read(workspace, given)  # read once, so that later edits of the files change nothing
     with alone_with_dvc(workspace, "sar-search compare --run"):
-        print("checking every method, and what all of it will take", flush=True)
+        print("checking every method, and estimating all runs", flush=True)
         for line in _check(workspace, params, comparison, given, answer, measured=measured):
             print(line, flush=True)
         try:
@@ -136,15 +183,24 @@ def run_methods(workspace: Workspace, given: str, answer: Answer, *, measured: b
 
 
 def _run(status: int) -> None:
+    """Raises `StageFailed` for a status other than 0."""
     if status:
         raise StageFailed(status)
 
 
 def _run_all(workspace: Workspace, params: Params, comparison: Comparison, given: str) -> Iterator[str]:
+    """Runs the stages of all methods, and yields the lines to print.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        comparison: the methods.
+        given: argument of `--run`, for the page.
+    """
     folder = workspace.comparison
     for left in folder.glob("*") if folder.exists() else ():
         if left.is_dir() and left.name not in {search.name for search in comparison.searches}:
-            shutil.rmtree(left)  # of an earlier comparison; what it found is kept under state/
+            shutil.rmtree(left)  # of an earlier comparison, whose results are still under state/
     own = {search.name: search.write(workspace, folder) for search in comparison.searches}
     methods = {method.name: own[method.name] for method in comparison.methods}
     for number, (name, each) in enumerate(own.items(), start=1):
@@ -156,7 +212,7 @@ def _run_all(workspace: Workspace, params: Params, comparison: Comparison, given
         against = comparison.against(params.retrain.control)
         share_control(each, {number: values[number] for number in numbers}, params.retrain.control, against)
         yield f"\nretraining of {name}"
-        shutil.rmtree(each.models, ignore_errors=True)  # as DVC removes a stage's outs
+        shutil.rmtree(each.models, ignore_errors=True)  # as DVC removes a stage's outputs
         _stage("retrain", each)
     yield from _same_seeds(methods)
     yield f"\ntesting all of them, which is {_look(workspace, params, methods)}"
@@ -182,14 +238,14 @@ def _run_all(workspace: Workspace, params: Params, comparison: Comparison, given
 
 
 def _stage(name: str, own: Workspace) -> None:
-    """Run a stage of a method, as DVC would run it of the checkout."""
+    """Runs a stage of a method in its own folder."""
     assert own.own is not None
     folder = str(own.own.relative_to(own.root))
     _run(run_python(["-m", f"pipeline.stages.{name}", METHOD, folder], own.root))
 
 
 def _control_values(comparison: Comparison, tuned: Workspace | None) -> Mapping[int, Values]:
-    """The control's configuration by the number of the fold, 0 of all images."""
+    """Returns the control's configuration by number of the fold, where 0 stands for all images."""
     if tuned is None:
         return defaultdict(lambda: comparison.off)
     whole = {0: BestConfig.read(tuned.results / "search"), **read_fold_searches(tuned.results)}
@@ -197,7 +253,10 @@ def _control_values(comparison: Comparison, tuned: Workspace | None) -> Mapping[
 
 
 def _same_seeds(methods: Mapping[str, Workspace]) -> Iterator[str]:
-    """Where `retrain.seeds: auto` has come to other numbers for other methods, have all take the largest."""
+    """Retrains methods again with more seeds, where `retrain.seeds: auto` chose different numbers.
+
+    All methods then have the largest of these numbers.
+    """
     chosen = {name: ChosenSeeds.read(each.results / "retrain").chosen for name, each in methods.items()}
     most = max(chosen.values())
     for name, each in methods.items():
@@ -212,7 +271,18 @@ def _retrained(each: Workspace) -> Retraining:
 
 
 def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]) -> str:
-    """Write down that all networks are judged together, before any is: the methods' evaluations are parts of that."""
+    """Records, before any network is tested, that all networks are tested together.
+
+    The methods' own evaluations are then parts of that look.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        methods: workspace of each method by its name.
+
+    Returns:
+        The number of the look, in words.
+    """
     data_hash = open_prepared(workspace.prepared).data_hash
     holdout = bool(len(read_split(workspace.split, data_hash=data_hash).test))
     of_methods = {name: tested_networks(each, _retrained(each), holdout=holdout) for name, each in methods.items()}
@@ -233,7 +303,17 @@ def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]
 
 
 def _log(workspace: Workspace, params: Params, found: ComparedResults, folder: Path) -> str:
-    """A run for the comparison, with its page; the searches have theirs. Returns its id."""
+    """Logs the comparison, with its page, as a run of its own. The searches have theirs.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        found: the results.
+        folder: folder of the page.
+
+    Returns:
+        The run's id.
+    """
     store = resolve_store(params.tracking.uri, workspace.anchor)
     names = ",".join(method.name for method in found.methods)
     metrics = {f"difference/{method.name}": method.member.comparison.difference for method in found.methods}

@@ -1,4 +1,4 @@
-"""The search's study in optuna-dashboard, on loopback."""
+"""`sar-search dashboard`: the search's study in optuna-dashboard, on loopback."""
 
 import shutil
 import sys
@@ -16,10 +16,15 @@ import sys
 from optuna_dashboard import run_server
 run_server(sys.argv[1], host=sys.argv[2], port=int(sys.argv[3]))
 """
+"""Python program that serves a study; its arguments are the database, host and port."""
 
 
 def serve_dashboard(workspace: Workspace, port: int) -> None:
-    """Serve the study of the last finished search until interrupted. What is changed there is not kept.
+    """Serves the study of the last finished search until interrupted. Changes made there are discarded.
+
+    Args:
+        workspace: the checkout.
+        port: port on loopback.
 
     Raises:
         UserError: there is no study yet, optuna-dashboard is not installed, or the port is taken.
@@ -32,7 +37,7 @@ def serve_dashboard(workspace: Workspace, port: int) -> None:
         )
     if find_spec("optuna_dashboard") is None:
         raise UserError("this needs optuna-dashboard\n  install it: pip install -e '.[dashboard]'")
-    # The file is an out of DVC's, which may be hard-linked to its cache, and the dashboard writes to what it opens.
+    # The dashboard writes to the file that it opens, and DVC may have hard-linked this one to its cache.
     with TemporaryDirectory(prefix="sar-dashboard-") as folder:
         copy = Path(shutil.copyfile(study, Path(folder) / "study.db"))
         command = [sys.executable, "-c", PROGRAM, database_uri(copy), HOST, str(port)]

@@ -1,4 +1,4 @@
-"""The sets that prepare.dataset can name, and which of them are here: what `sar-search datasets` says."""
+"""`sar-search datasets`: the data sets that prepare.dataset can name, and whether they are on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +14,33 @@ from pipeline.inputs.source import DATASETS_ROOT
 from pipeline.workspace import Workspace
 
 DIGITS = ("digits", "1,797", "10", "masks", "CC BY 4.0", "comes with scikit-learn")
+"""Row of the set that needs no files."""
 OWN = ("image_folder", "yours", "yours", "masks or boxes", "yours", "where prepare.root says; docs/own-images.md")
+"""Row of the user's own images."""
 
 
 def describe_datasets(workspace: Workspace) -> Iterator[str]:
-    """A line a set: its name, images, classes, what it knows of objects, a word on its licence, whether it is here.
+    """Yields a table of the data sets: name, images, classes, masks or boxes, licence, and place.
 
-    Looked for are the folder or archive in prepare.root, where params.yaml names a known set, and the default folder.
+    Sets are looked for in the default folder and, if params.yaml names a set, in prepare.root.
+
+    Args:
+        workspace: the checkout.
     """
     roots, asked = _roots(workspace)
     columns = {"dataset": LEFT, "images": RIGHT, "classes": RIGHT, "objects": LEFT, "licence": LEFT, "here": LEFT}
     rows = [DIGITS, OWN, *(_row(name, known, roots, workspace, asked) for name, known in DATASETS.items())]
     yield from format_table(columns, rows, gives_way="licence")
     yield ""
-    yield "Set prepare.dataset in params.yaml; prepare.download: true fetches what is not here and can be fetched."
+    yield "Set prepare.dataset in params.yaml; prepare.download: true fetches a set that is missing and can be fetched."
     yield "Licences are a word each: the set's own page has the terms. Layouts and addresses: docs/datasets.md"
 
 
 def _roots(workspace: Workspace) -> tuple[list[Path], str]:
-    """Where sets are looked for, and the one that params.yaml asks for."""
+    """Returns the folders in which sets are looked for, and the set that params.yaml names."""
     try:
         params = load_params(workspace.params)
-    except UserError:  # which is for `sar-search check` to say
+    except UserError:  # `sar-search check` reports it
         params = Params()
     prepare = params.prepare
     own = [] if prepare.root is None or prepare.dataset not in DATASETS else [workspace.root / prepare.root]
@@ -43,6 +48,15 @@ def _roots(workspace: Workspace) -> tuple[list[Path], str]:
 
 
 def _row(name: str, entry: DatasetInfo, roots: list[Path], workspace: Workspace, asked: str) -> tuple[str, ...]:
+    """Returns the table's row of a set.
+
+    Args:
+        name: the set's name.
+        entry: its entry in the registry.
+        roots: folders in which sets are looked for, the first of which has precedence.
+        workspace: the checkout.
+        asked: the set that params.yaml names. For it, a root may also be an archive.
+    """
     here = "by hand (docs/datasets.md)"
     if entry.host:
         here = f"to fetch, {format_size(entry.bytes)}"

@@ -1,23 +1,23 @@
-"""What `sar-search gc` removes: state that nothing here needs any more.
+"""`sar-search gc`: removes state that nothing in this checkout needs any more.
 
-    old searches      all but the one that params.yaml asks for, those of results/ and of the last comparison, those
-                      that run, and the newest few; ones that cannot be read stay for their user to repair; those that
-                      an earlier version began go where no old ones are to stay (`--keep 0`)
+    old searches      all but the one that params.yaml asks for, those of results/ and of the last comparison,
+                      running ones, and the newest few. Unreadable ones stay for their user to repair. Searches of an
+                      earlier version are removed where no old ones stay (`--keep 0`).
     checkpoints       of searches that have ended: all but those of controls and of the best trials
-    retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
-                      no results to tell by
-    half-made data    once data/prepared is what params.yaml asks for
+    retrained weights that are not in models/, and checkpoints of abandoned retraining runs. None are removed while
+                      there are no results, because it is then unknown which are needed.
+    half-made data    once data/prepared is the set that params.yaml asks for
     splits of folds   other ones than those that params.yaml asks for
-    guides            of data or splits that no search which stays, or is asked for, has
-    frozen features   of `evaluate.probe` that results/ are not of
-    fetched weights   that no search which stays, no results and no plan made last began from
+    guides            of data or splits that neither a remaining nor the requested search has
+    frozen features   of `evaluate.probe` that results/ do not use
+    fetched weights   that no remaining search, no results and no latest plan use
 
-Of shared storage (`search.cluster.storage`), what a search has put there goes with it, and its checkpoints as those
-here; of what other checkouts have there, nothing is touched.
+A search's files in shared storage (`search.cluster.storage`) are removed with it, and its checkpoints there
+by the same rules as here. Files of other checkouts there are not touched.
 
-What goes is renamed first, into a folder `removed` under the same root, so that nothing is ever half there; the next
-call removes what an interrupted one has left. A search is touched under its lock only. `state/looks.jsonl`,
-`state/test_reads.jsonl` and the tracking store are never touched.
+Everything is first renamed into a folder `removed` under the same root, so nothing is ever removed in part.
+The next call removes the leftovers of an interrupted one. A search is only changed under its lock.
+`state/looks.jsonl`, `state/test_reads.jsonl` and the tracking store are never touched.
 """
 
 import json
@@ -52,17 +52,22 @@ from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_f
 from pipeline.workspace import FOLDS, Workspace
 
 KEEP = 3
-"""Old searches that stay: who goes back to earlier parameters finds that search where it was."""
+"""Old searches that stay, for users who go back to earlier parameters."""
 
 BEGUN = "ray"
-"""Where under `state/retrain/` runs that are not done have their checkpoints."""
+"""Folder under `state/retrain/` with the checkpoints of unfinished runs."""
 
 
 def collect_garbage(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) -> Iterator[str]:
-    """Remove what is not needed, a line each, and say what it came to. keep: how many old searches stay.
+    """Removes what is not needed, and yields a line for each item and one for the total.
+
+    Args:
+        workspace: the checkout.
+        keep: number of old searches that stay.
+        dry_run: whether to list the items only.
 
     Raises:
-        UserError: params.yaml or its space is wrong, so that what is needed cannot be told.
+        UserError: params.yaml or its space is wrong, so the needed items are unknown.
     """
     params = load_params(workspace.params)
     with ExitStack() as stack:
@@ -101,7 +106,14 @@ def _shown(path: Path | str, workspace: Workspace) -> str:
 
 
 def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -> Iterator[Removal | str]:
-    """What goes, and remarks on what stays though it might have been expected to go."""
+    """Yields the removals, and remarks on items that stay although a user might expect their removal.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        keep: number of old searches that stay.
+        alone: whether no stage runs. Otherwise only searches are removed.
+    """
     yield from _left_behind(workspace)
     going: set[Path | str] = set()
     for item in _searches(workspace, params, keep):
@@ -110,7 +122,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         yield item
     if alone:
         for folder in unneeded_weights(workspace, going):
-            why = "fetched weights that nothing here began from"
+            why = "fetched weights that nothing here uses"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
         yield from _guides(workspace, params, going)
         yield from _retrained_weights(workspace)
@@ -118,10 +130,11 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         yield from _fold_splits(workspace, params)
         yield from _features(workspace)
     else:
-        yield "kept     retrained weights, fetched ones and half-made data: a stage is running, which may want them"
+        yield "kept     retrained weights, fetched ones and half-made data: a stage is running that may need them"
 
 
 def _left_behind(workspace: Workspace) -> Iterator[Removal]:
+    """Yields the leftovers of an interrupted gc."""
     for name in ("searches", "retrain", "prepare", "pretrained", "guides"):
         left, why = workspace.state / name / REMOVED, "left by an earlier gc that was interrupted"
         if left.is_dir():
@@ -129,6 +142,13 @@ def _left_behind(workspace: Workspace) -> Iterator[Removal]:
 
 
 def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Removal | str]:
+    """Yields the removals of old searches and of checkpoints, and remarks on searches that stay.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        keep: number of old searches that stay.
+    """
     current = current_search(workspace, params)
     found = find_searches(workspace.searches)
     yield from (f"kept     {reason}" for reason in found.unreadable)
@@ -146,7 +166,7 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
         else:
             old.append(search)
     if current is None and len(old) > keep:
-        yield "kept     every search: which of them goes on is known once the data of params.yaml are prepared"
+        yield "kept     every search: the one that the next run resumes is unknown until the data are prepared"
         keep = len(old)
     for search in old[:keep]:
         yield from _checkpoints(search, params)
@@ -164,7 +184,13 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
 
 
 def _earlier_searches(workspace: Workspace, used: Collection[str], *, go: bool) -> Iterator[Removal | str]:
-    """Searches that an earlier version began: they go where no old search is to stay, and are named where they stay."""
+    """Yields searches that an earlier version began, either as a removal or as a remark that they stay.
+
+    Args:
+        workspace: the checkout.
+        used: names of the folders of searches that are in use.
+        go: whether they are removed where possible.
+    """
     for folder in find_earlier(workspace.searches):
         where = _shown(folder, workspace)
         if is_held(earlier_lock(folder)):
@@ -188,7 +214,7 @@ def _remove_earlier(folder: Path) -> None:
     try:
         if (remote := read_remote_files(folder)) is not None:
             remove_remote_files(remote)
-        # A search of the same parameters may have begun beside it, and would not be found without the mark.
+        # A search of the same parameters may have begun beside it, and is only found by the mark.
         (folder / SUPERSEDED).touch()
         _remove_but_mark(folder, EARLIER_JOURNAL)
     finally:
@@ -196,12 +222,12 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def _used_by_results(workspace: Workspace) -> set[str]:
-    """The names of the folders of the searches that the results came from; none without results."""
+    """Returns the names of the folders of the searches from which results come; empty without results."""
     return {found.fingerprint[:16] for found in _best_found(workspace)}
 
 
 def _best_found(workspace: Workspace) -> list[BestConfig]:
-    """What the searches have found that the results came from; nothing of what cannot be read."""
+    """Returns the best configurations that results/ and comparisons contain. Unreadable ones are left out."""
     found: list[BestConfig] = []
     for each in (workspace, *workspace.compared()):
         with suppress(UserError):
@@ -212,19 +238,19 @@ def _best_found(workspace: Workspace) -> list[BestConfig]:
 def _remove_search(search: SearchState) -> None:
     root = search.folder.parent
     with _locked(search):
-        # First what is found by a note in the folder.
+        # Files in shared storage first, because a note in the folder names them.
         if (outside := read_remote_files(search.folder)) is not None:
             remove_remote_files(outside)
         if not search.superseded:
             discard(search.folder, root)
             return
-        # Its mark must stay, or the search that took its place would not be found. The journal goes last: it is what
-        # the next gc finds the rest by.
+        # The mark must stay, because the search that took its place is found by it. The journal is removed last,
+        # because the next gc finds an incompletely removed folder by it.
         _remove_but_mark(search.folder, JOURNAL)
 
 
 def _remove_but_mark(folder: Path, journal: str) -> None:
-    """Remove what a search's folder holds, its journal last, but for the mark and the lock that is held now."""
+    """Removes a search's folder, its journal last, except for the mark and the lock that is held now."""
     gone = place_of(folder.parent, folder.name)
     gone.mkdir()
     for entry in sorted(folder.iterdir(), key=lambda path: path.name == journal):
@@ -243,7 +269,10 @@ def _locked(search: SearchState) -> Iterator[None]:
 
 
 def _checkpoints(search: SearchState, params: Params) -> Iterator[Removal | str]:
-    """Checkpoints that nothing goes on from and that are none of the best. Of a search that has not ended, none go."""
+    """Yields the removals of a search's checkpoints that are neither needed to resume nor of the best trials.
+
+    A search that has not ended keeps all of them.
+    """
     try:
         for place in _unneeded_checkpoints(search, params):
             why = f"checkpoint of {_end(place)[1]}, neither a control nor among the best of search {search.id}"
@@ -254,8 +283,18 @@ def _checkpoints(search: SearchState, params: Params) -> Iterator[Removal | str]
 
 
 def _remove_checkpoint(search: SearchState, params: Params, place: Path | str) -> None:
+    """Removes a checkpoint of a search.
+
+    Args:
+        search: the search.
+        params: the parameters.
+        place: the checkpoint's folder, or its address in shared storage.
+
+    Raises:
+        UserError: the checkpoint is needed by now, since the search has been resumed.
+    """
     with _locked(search):
-        # It may have gone on between the look at it and the lock.
+        # The search may have been resumed before the lock was taken.
         if place not in _unneeded_checkpoints(read_search(search.folder), params):
             raise UserError(f"{place}: is needed.")
         if isinstance(place, Path):
@@ -265,7 +304,7 @@ def _remove_checkpoint(search: SearchState, params: Params, place: Path | str) -
 
 
 def _unneeded_checkpoints(search: SearchState, params: Params) -> list[Path | str]:
-    """Folders here and addresses in shared storage."""
+    """Returns the unneeded checkpoints of a search: folders here, and addresses in shared storage."""
     if search.open_trials:
         return []
     here = (folder for folder in search.folder.glob("ray/start-*/*/checkpoint_*") if folder.is_dir())
@@ -277,21 +316,29 @@ def _unneeded_checkpoints(search: SearchState, params: Params) -> list[Path | st
 
 
 def _end(checkpoint: Path | str) -> tuple[str, ...]:
-    """A checkpoint's start, trial and number: a checkout that has been moved has its old place in the journal."""
+    """Returns start, trial and number of a checkpoint, which identify it within a search.
+
+    The journal of a checkout that was moved has the checkpoint's old path.
+    """
     return tuple(str(checkpoint).split("/")[-3:])
 
 
 def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ...]]) -> Iterator[TrialRecord]:
-    """Controls, configurations that were confirmed, and as many of the best as the search itself keeps.
+    """Yields the trials whose checkpoints stay: controls, confirmed configurations and the best ones.
 
-    there: the ends of the checkpoints that there are.
+    As many of the best stay as the search itself keeps.
+
+    Args:
+        search: the search.
+        params: the parameters.
+        there: start, trial and number of the existing checkpoints.
     """
     confirmed = {trial.of for trial in search.trials if trial.role == CONFIRMATION}
     ran = [trial for trial in search.trials if trial.study is not None and trial.state == COMPLETE]
     ran.sort(key=lambda trial: -search.objectives.gain(trial))
     top = max(params.search.keep_checkpoints or len(ran), params.search.confirm.top)
     for study in {trial.study for trial in ran}:
-        # Some of the very best may be out for their empty maps; what the search has kept has its checkpoint still.
+        # The search may have passed over some of the very best for their empty maps, so existing checkpoints decide.
         yield from [t for t in ran if t.study == study and t.checkpoint and _end(t.checkpoint) in there][:top]
     yield from (trial for trial in search.trials if trial.control or trial.id in confirmed)
 
@@ -301,27 +348,32 @@ def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     folders = folders_of(root)
     compared = [each for each in workspace.compared() if each.results.name != CONTROL]
     retrained = [(each.results / "retrain" / "retrain.json").exists() for each in (workspace, *compared)]
-    # A comparison needs no results beside its own.
+    # With a comparison's results alone, those of the pipeline are not needed.
     if folders and not (all(retrained) or (compared and all(retrained[1:]) and not workspace.models.exists())):
-        # DVC takes the results away before the stage, and it has not ended since: what it has finished is all there is.
-        yield "kept     retrained weights: there are no results to tell by which of them are needed"
+        # DVC has removed the results before a stage that has not ended since, so these weights may be the only copy.
+        yield "kept     retrained weights: without results, it is unknown which are needed"
         return
     kept = [each.models for each in (workspace, *compared)]
     used = {_sidecar(path) for folder in kept for pattern in ("*", f"{FOLDS}/*/*") for path in folder.glob(pattern)}
     begun = root / BEGUN
     for folder in folders_of(begun):
-        why = "checkpoints of a retraining run that was begun and is not gone on with"
+        why = "checkpoints of an abandoned retraining run"
         yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
     for folder in folders:
         if folder == begun:
             continue
         if (sidecar := _sidecar(folder)) is None or sidecar not in used:
-            why = "retrained weights that models/ does not hold" if sidecar else "retrained weights cut off in writing"
+            why = "retrained weights that are not in models/" if sidecar else "incompletely written retrained weights"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
 
 
 def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> list[Path]:
-    """Folders of weights that have been fetched and that nothing stays which began from. going: searches that go."""
+    """Returns the folders of fetched weights that neither a remaining search nor results or the latest plan use.
+
+    Args:
+        workspace: the checkout.
+        going: folders of the searches that are removed.
+    """
     staying = [search for search in find_searches(workspace.searches).searches if search.folder not in going]
     hashes = {each["sha256"] for search in staying for each in search.history.header.get("weights", {}).values()}
     hashes |= {each.sha256 for found in _best_found(workspace) for each in found.weights.values()}
@@ -331,6 +383,13 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
 
 
 def _guides(workspace: Workspace, params: Params, going: Collection[Path | str]) -> Iterator[Removal]:
+    """Yields the removals of guides whose data and split belong to no search.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        going: folders of the searches that are removed.
+    """
     current, root = current_search(workspace, params), workspace.state / "guides"
     contents = [each.content for each in current.searches.values()] if current else []
     searches = find_searches(workspace.searches).searches
@@ -339,7 +398,7 @@ def _guides(workspace: Workspace, params: Params, going: Collection[Path | str])
     for folder in folders_of(root):
         try:
             of = json.loads(_sidecar(folder) or b"{}")
-        except ValueError:  # a damaged one guides nobody
+        except ValueError:  # no run can use a damaged one
             of = {}
         if (of.get("data"), of.get("split")) not in needed:
             yield Removal(
@@ -348,7 +407,10 @@ def _guides(workspace: Workspace, params: Params, going: Collection[Path | str])
 
 
 def _sidecar(folder: Path) -> bytes | None:
-    """What a checkpoint says of itself, its curves included: the same for a run and for the copy of it."""
+    """Returns the bytes of a checkpoint's sidecar.
+
+    They are equal for a run and for its copy, since they contain its curves.
+    """
     try:
         return (folder / SIDECAR).read_bytes()
     except OSError:
@@ -362,7 +424,10 @@ def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
 
 
 def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
-    """The files of folds that params.yaml does not ask for: they are made again from data/split.json."""
+    """Yields the removals of the files of folds that params.yaml does not ask for.
+
+    They can be made again from data/split.json.
+    """
     current = current_search(workspace, params)
     if current is None:
         return
@@ -374,7 +439,10 @@ def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
 
 
 def _features(workspace: Workspace) -> Iterator[Removal]:
-    """Features of `evaluate.probe` that the results are not of: they are made again from the weights."""
+    """Yields the removals of features of `evaluate.probe` that the results do not use.
+
+    They can be made again from the weights.
+    """
     try:
         probe = Evaluation.read(workspace.results / "evaluate").probe
     except UserError:
@@ -382,4 +450,4 @@ def _features(workspace: Workspace) -> Iterator[Removal]:
     used = probe and probe.features_file
     for path in sorted((workspace.state / "features").glob("*.npy")):
         if path.name != used:
-            yield Removal(path, "frozen features that results/ are not of", size_of(path), partial(path.unlink))
+            yield Removal(path, "frozen features that results/ do not use", size_of(path), partial(path.unlink))

@@ -1,7 +1,7 @@
-"""What `sar-search logs` says of a trial: its configuration, how it stands, and its epochs, also as they come.
+"""`sar-search logs`: configuration, state and epochs of a trial, also as they come.
 
-All of it comes from the journal, the reason of a failure too. What a worker printed is not kept: Ray writes it under
-its own temporary folder, by worker and not by trial.
+Everything comes from the journal, including the reason of a failure. The output of workers is not shown: Ray
+writes it below its own temporary folder, by worker and not by trial.
 """
 
 import difflib
@@ -24,8 +24,11 @@ from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+"""Metrics that every epoch's row shows."""
 POLL_S = 0.5
+"""Seconds between two readings of the journal."""
 WIDTH = 14
+"""Width of the column of names above the epochs."""
 
 
 def describe_trial(
@@ -36,9 +39,15 @@ def describe_trial(
     follow: bool = False,
     wait: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
-    """A trial in lines. search: the id of its search; None for the one that runs, or that params.yaml asks for.
+    """Yields a trial in lines: its configuration, its state and a row for each epoch.
 
-    follow: go on with its epochs as they come, until it, or the process that runs it, has ended.
+    Args:
+        workspace: the checkout.
+        name: id of the trial.
+        search: beginning of the search's id; None for the search that runs, or that params.yaml asks for.
+        follow: whether to yield further epochs as they come, until the trial or the process that runs it has
+            ended.
+        wait: sleeps for a number of seconds.
 
     Raises:
         UserError: there is no such search or trial.
@@ -56,6 +65,10 @@ def describe_trial(
 
 
 def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
+    """Returns the search whose id begins with a prefix.
+
+    Without a prefix, it is the running search, or else the one that params.yaml asks for, or else the newest.
+    """
     searches = find_searches(workspace.searches).searches
     if prefix is not None:
         return choose_search(searches, prefix)
@@ -73,6 +86,7 @@ def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
 
 
 def _trial(search: SearchState, name: str) -> TrialRecord:
+    """Returns a trial by its id. Raises a UserError with similar ids if there is none."""
     trials = search.history.trials
     if name in trials:
         return trials[name]
@@ -82,6 +96,7 @@ def _trial(search: SearchState, name: str) -> TrialRecord:
 
 
 def _head(search: SearchState, trial: TrialRecord) -> Iterator[str]:
+    """Yields the lines above the epochs."""
     header = search.history.header
     what = f" of {trial.of}" if trial.of else ""
     yield f"{'trial':<{WIDTH}}{trial.id}, {trial.role}{what}, of search {search.id} ({header.get('set', '?')})"
@@ -118,15 +133,22 @@ def _checkpoint(trial: TrialRecord) -> str:
         there = exists(trial.checkpoint)
     except StorageError as error:
         return str(error)
-    return trial.checkpoint if there else "removed since; those of the best are kept"
+    return trial.checkpoint if there else "removed since; only the best trials keep theirs"
 
 
 def _columns(search: SearchState) -> list[str]:
-    """What is shown of every epoch, with what the search measures for its objectives."""
+    """Returns the columns of an epoch's row, with the metrics of the search's objectives."""
     return ["epoch", *METRICS, *search.objectives.class_metrics, "seconds"]
 
 
 def _row(epoch: int, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
+    """Returns the row of an epoch.
+
+    Args:
+        epoch: number of the epoch, from 1.
+        metrics: its metrics by name.
+        columns: the columns, of which the first is the epoch.
+    """
     return _aligned([str(epoch), *(_figure(name, metrics.get(name)) for name in columns[1:])], columns)
 
 
@@ -137,16 +159,22 @@ def _figure(name: str, value: float | None) -> str:
 
 
 def _aligned(row: Sequence[str], columns: Sequence[str]) -> str:
-    """A row under the headings: rows come one by one, so columns have the headings' width."""
+    """Returns a row in one line. Its columns are as wide as the headings, since later rows are not yet there."""
     return "  ".join(text.rjust(max(7, len(name))) for text, name in zip(row, columns, strict=True))
 
 
 def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], None]) -> Iterator[str]:
-    """Every epoch in the order in which they came and come, and at last why no more will."""
+    """Yields a row for each epoch, past and future, and finally the reason why there are no more.
+
+    Args:
+        search: the search.
+        trial: the trial.
+        wait: sleeps for a number of seconds.
+    """
     last, columns = 0, _columns(search)
     tail = _Tail(search.journal, trial.id)
     while True:
-        runs = search.runner() is not None  # asked before reading, so that nothing is missed of what it wrote at last
+        runs = search.runner() is not None  # before reading, so that its last events are not missed
         for event in tail.read():
             if event["event"] == "epoch":
                 last = event["epoch"]
@@ -156,23 +184,30 @@ def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], Non
                 yield from (event.get("reason") or "").splitlines()
                 return
         if not runs:
-            # The process that runs it may be a later one than that which did when it was first looked at.
+            # Another process may have resumed the search since it was read.
             search = read_search(search.folder)
             if search.runner() is None:
-                yield f"no process runs search {search.id} now; run again, it takes {trial.id} up from its checkpoint"
+                yield f"no process runs search {search.id} now; the next run resumes {trial.id} from its checkpoint"
                 return
         wait(POLL_S)
 
 
 class _Tail:
-    """A trial's lines in a journal, each once. A line without its end is left to the next reading."""
+    """Reader of a trial's events in a growing journal.
+
+    Each event is returned once. A line without its end is left to the next reading.
+
+    Args:
+        path: the journal.
+        trial: id of the trial.
+    """
 
     def __init__(self, path: Path, trial: str) -> None:
         self._path, self._trial = path, trial
         self._offset = 0
 
     def read(self) -> Iterator[Event]:
-        """What has come since the last call; nothing when the file is gone."""
+        """Yields the events since the last call; none if the file is gone."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

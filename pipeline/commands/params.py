@@ -8,10 +8,13 @@ from pipeline.errors import UserError
 
 
 def describe_parameters(prefix: str) -> str:
-    """Every parameter whose path begins with `prefix`: default, what is allowed, what it is for.
+    """Returns default, allowed values and purpose of parameters, in lines.
+
+    Args:
+        prefix: the beginning of the parameters' paths.
 
     Raises:
-        UserError: none does.
+        UserError: no path begins with it.
     """
     found = {path: field for path, field in parameters().items() if path.startswith(prefix)}
     if not found:

@@ -1,4 +1,4 @@
-"""Registered models in use from the shell: pictures classified, and the model as a file for other runtimes."""
+"""Registered models from the shell: classification of pictures, and export to a file for other runtimes."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
 Answer = Mapping[str, Any]
-"""What is said of a picture, by the names that `classify_files` lists."""
+"""Result for one picture, with the keys that `classify_files` lists."""
 
 BATCH = 64
 LARGEST = 200 * 2**20
-"""Bytes of a file; a photograph has some ten millions."""
+"""Largest size of a file in bytes. A photograph has some ten million."""
 
 OVERLAY_SIDE = 384
 
@@ -34,16 +34,22 @@ OVERLAY_SIDE = 384
 def classify_files(
     workspace: Workspace, files: Sequence[Path], *, model: str | None = None, overlays: Path | None = None
 ) -> Iterator[Answer]:
-    """Classify picture files with a registered model; a folder stands for the files in it.
+    """Classifies picture files with a registered model.
 
-    model: "champion" (the default), "challenger", a version's number, or models:/name@alias. overlays: a folder for
-    PNGs with the model's attention.
+    Args:
+        workspace: the checkout.
+        files: the pictures. A folder stands for the files in it.
+        model: "champion", "challenger", a version's number, or models:/name@alias; None for the champion.
+        overlays: folder for PNGs with the model's attention; None for none.
 
-    Yields, by file: `image`, `name`, `probability`, `probabilities`, `error`, and `attention` and `overlay` where
-    overlays are asked for.
+    Yields:
+        For each file: `image`, `name`, `probability`, `probabilities` and `error`; with overlays also
+            `attention` and
+        `overlay`.
 
     Raises:
-        UserError: no such model, no files, a model without attention, a folder that cannot be written.
+        UserError: there is no such model, there are no files, the model has no attention, or a folder cannot
+            be written.
     """
     wanted = _expanded(files)
     store = open_store(workspace)
@@ -69,13 +75,17 @@ def classify_files(
             if isinstance(payload, str):
                 answer["error"] = payload
             if overlays is not None and isinstance(payload, bytes) and answer["error"] is None:
-                depth = getattr(loaded.unwrap_python_model(), "bit_depth", None)  # earlier registered ones have none
+                depth = getattr(loaded.unwrap_python_model(), "bit_depth", None)  # models of earlier versions have none
                 answer["overlay"] = str(_overlay(overlays, file, payload, row, taken, depth))
             yield answer
 
 
 def format_prediction(answer: Answer) -> str:
-    """One answer as a line: file, class, probability, and the next most probable class."""
+    """Returns a line with file, class, probability and the second most probable class.
+
+    Args:
+        answer: a result of `classify_files`.
+    """
     if answer["error"] is not None:
         return f"{answer['image']}  error: {answer['error']}"
     ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])[1:2]
@@ -84,10 +94,15 @@ def format_prediction(answer: Answer) -> str:
 
 
 def chosen_version(workspace: Workspace, store: Store, model: str | None) -> tuple[str, int]:
-    """Name and version of what `--model` means.
+    """Returns name and version of the model that `--model` selects.
+
+    Args:
+        workspace: the checkout.
+        store: the tracking store.
+        model: alias, version or models:/ address, as for `classify_files`; None for the champion.
 
     Raises:
-        UserError: nothing of that name, alias or number.
+        UserError: there is no version of that name, alias or number.
     """
     said = model or CHAMPION
     spec = said
@@ -102,10 +117,15 @@ def chosen_version(workspace: Workspace, store: Store, model: str | None) -> tup
 
 
 def export_model(workspace: Workspace, file: Path, *, model: str | None = None) -> Iterator[str]:
-    """Write a registered model to an ONNX file; lines that say what was written and checked.
+    """Writes a registered model to an ONNX file, and yields lines on what was written and checked.
+
+    Args:
+        workspace: the checkout.
+        file: the ONNX file.
+        model: as for `classify_files`.
 
     Raises:
-        UserError: no such model, packages that are missing, a file that cannot be written or answers otherwise.
+        UserError: no such model, missing packages, an unwritable file, or an ONNX model with other outputs.
     """
     from pipeline.tracking.registry.export import export_onnx
 
@@ -117,6 +137,7 @@ def export_model(workspace: Workspace, file: Path, *, model: str | None = None) 
 
 
 def _expanded(files: Sequence[Path]) -> list[Path]:
+    """Returns the files, with each folder replaced by the files in it."""
     found: list[Path] = []
     for file in files:
         if not file.is_dir():
@@ -130,7 +151,7 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
 
 
 def _payload(file: Path) -> bytes | str:
-    """A file's bytes, or why there are none."""
+    """Returns a file's bytes, or a text with the reason why it cannot be read."""
     if (why := why_unreadable(file)) is not None:
         return f"cannot be read ({why})"
     try:
@@ -142,6 +163,19 @@ def _payload(file: Path) -> bytes | str:
 
 
 def _overlay(folder: Path, file: Path, payload: bytes, row: Answer, taken: set[str], bit_depth: int | None) -> Path:
+    """Writes the overlay of one picture, and returns its path.
+
+    Args:
+        folder: folder of the overlays.
+        file: the picture's path, whose stem names the overlay.
+        payload: the picture's bytes.
+        row: the model's result, with `attention`.
+        taken: stems that earlier pictures have used; the new one is added.
+        bit_depth: bits of grey pictures with more than 8 bits; None for each file's own.
+
+    Raises:
+        UserError: the overlay cannot be written.
+    """
     stem, number = file.stem, 1
     while stem in taken:
         number += 1

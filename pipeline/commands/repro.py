@@ -1,7 +1,7 @@
-"""The whole pipeline in one command: the check, `dvc repro`, what came out. Alone in the checkout from start to end.
+"""`sar-search repro`: the whole pipeline in one command, alone in the checkout: check, `dvc repro`, results.
 
-DVC deletes a stage's outs before it starts the stage, and turns every failure into status 255. So mistakes are looked
-for before DVC starts, and the status with which a stage really ended is read from where the stage noted it.
+DVC deletes a stage's outputs before it starts the stage, and turns every failure into status 255. So mistakes
+are looked for before DVC starts, and each stage writes its real exit status to a file, which is read here.
 """
 
 import os
@@ -25,20 +25,27 @@ from pipeline.state.dvc_lock import keep_lock, repair_lock
 from pipeline.workspace import Workspace
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
-"""Shells that DVC runs a stage's command with."""
+"""Shells with which DVC can run a stage's command."""
 
 DRY = frozenset({"--dry", "--no-commit"})
-"""Arguments with which `dvc repro` does nothing, or records nothing."""
+"""Arguments with which `dvc repro` does nothing or records nothing."""
 
 
 def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
-    """Check, run `dvc repro` with these arguments, and print the results. Returns the status to end with.
+    """Checks, runs `dvc repro` and prints the results.
+
+    Args:
+        workspace: the checkout.
+        arguments: arguments of `dvc repro`.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
     with alone_with_dvc(workspace, "make repro"):
-        print("checking the parameters, and what they will take", flush=True)
+        print("checking the parameters, and estimating the run", flush=True)
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
         if trouble := git_problem(workspace.root):
@@ -52,7 +59,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             status = run_dvc(REPAIR.split()[1:], workspace.root)
             keep_lock(workspace)
         if status == 0:
-            # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
+            # With targets, DVC has run a part of the pipeline only, so results/ may be missing or of an earlier run.
             if whole:
                 print(describe_results(workspace))
             return 0
@@ -64,17 +71,23 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def alone_with_dvc(workspace: Workspace, doing: str) -> Iterator[None]:
-    """Inside, this process is alone in the checkout, what a DVC that was killed has left is mended, and stages begin
-    fast. doing: the command.
+    """Reserves the checkout for DVC for the duration of the block.
+
+    Inside it, this process is alone in the checkout, and a fork server starts stages fast. Files that a
+    killed DVC left behind are repaired first.
+
+    Args:
+        workspace: the checkout.
+        doing: the command, which is shown to processes that find the checkout reserved.
 
     Raises:
         UserError: another process is at work in this checkout, or DVC cannot work here.
     """
     check_temporary()
-    # The fork server first: the lock is this process's alone, and would be in the hands of its copies too.
+    # The fork server starts first, because its forks would otherwise inherit the lock.
     with fork_server(), workspace.locked(doing, lock="repro"):
         with workspace.locked(doing):
-            pass  # a stage may have outlived the command that started it
+            pass  # raises if a stage has outlived the command that started it
         check_for_dvc(workspace.root)
         for mended in (repair_lock(workspace), *remove_leftovers(workspace)):
             if mended:
@@ -84,9 +97,10 @@ def alone_with_dvc(workspace: Workspace, doing: str) -> Iterator[None]:
 
 
 def environment_for_dvc() -> dict[str, str]:
-    """This process's environment, for a DVC that runs the stages' commands by a shell that runs commands.
+    """Returns this process's environment with a SHELL in which DVC can run the stages' commands.
 
-    DVC takes $SHELL for one. Users of services and containers have one that refuses (false, nologin), or none.
+    DVC uses $SHELL. Users of services and containers have one that refuses commands (false, nologin), or
+    none.
     """
     shell = os.environ.get("SHELL", "")
     sound = os.path.basename(shell) in SHELLS and os.access(shell, os.X_OK)
@@ -94,30 +108,46 @@ def environment_for_dvc() -> dict[str, str]:
 
 
 def _is_forced(arguments: Sequence[str]) -> bool:
-    """Whether `dvc repro` is to run what is up to date, also by an `f` among short options, as in `-sf`."""
+    """Returns whether `dvc repro` also runs stages that are up to date.
+
+    It does with `--force`, and with an `f` among short options, as in `-sf`.
+    """
     return any(each == "--force" or re.fullmatch("-[a-zA-Z]*f[a-zA-Z]*", each) for each in arguments)
 
 
 def _registry_advice(workspace: Workspace) -> str:
-    with suppress(UserError):  # a store that does not answer now; the results say so
+    """Returns why the registered version must be registered again.
+
+    The result is empty if the version is sound, or if the store does not answer.
+    """
+    with suppress(UserError):  # the store does not answer now, which the results report
         return advice(workspace)
     return ""
 
 
 def run_dvc(arguments: Sequence[str], root: Path) -> int:
-    """Run DVC in a checkout, and return its status."""
+    """Runs DVC in a checkout, and returns its exit status."""
     return run_python(["-m", "dvc", *arguments], root, environment_for_dvc())
 
 
 def run_python(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run this Python with arguments in a folder, and return its status; 130 where it was interrupted."""
+    """Runs this Python interpreter and waits for it.
+
+    Args:
+        arguments: its arguments.
+        folder: its working directory.
+        environment: its environment, or None for this process's.
+
+    Returns:
+        Its exit status; 130 if it was interrupted.
+    """
     process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment)
     interrupted = False
     while True:
         try:
             status = process.wait()
-            # A stage that was still importing could not note it.
+            # A stage that is still importing cannot store its status.
             return INTERRUPTED if status and interrupted else status
         except KeyboardInterrupt:
-            # The terminal has sent it to DVC and its stage too, which end by themselves, keeping what they have.
+            # The terminal has sent the signal to DVC and its stage too, which save their progress and end.
             interrupted = True

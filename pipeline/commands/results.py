@@ -1,4 +1,4 @@
-"""Parameters and results in words, for the terminal."""
+"""`sar-search results`: results of the last run in words, for the terminal."""
 
 from pipeline.artifacts.best_config import BestConfig
 from pipeline.artifacts.evaluation import Evaluation
@@ -14,10 +14,10 @@ from pipeline.workspace import Workspace
 
 
 def _check_there(workspace: Workspace) -> None:
-    """Say what is to be done, or waited for, where the pipeline has not come to its end.
+    """Checks that the pipeline has produced its results.
 
     Raises:
-        UserError: it has not.
+        UserError: it has not; the message says what to run or to wait for.
     """
     needed = ("evaluate/evaluation.json", "register/registered.json", "search/best.yaml", "search/summary.json")
     if all((workspace.results / name).exists() for name in needed):
@@ -31,7 +31,7 @@ def _check_there(workspace: Workspace) -> None:
 
 
 def _fold_lines(evaluation: Evaluation) -> list[str]:
-    """A line a fold, and what of all this the registered network is; nothing without folds."""
+    """Returns a line for each fold, and what the folds say of the registered network; empty without folds."""
     if not (folds := evaluation.folds):
         return []
     lines, words = [""], evaluation.words
@@ -47,7 +47,10 @@ def _fold_lines(evaluation: Evaluation) -> list[str]:
 
 
 def describe_results(workspace: Workspace) -> str:
-    """What the last run found and where its parts are.
+    """Returns the results of the last run, and where their parts are, in lines.
+
+    Args:
+        workspace: the checkout.
 
     Raises:
         UserError: there are no results yet.

@@ -1,4 +1,4 @@
-"""What `sar-search status` says: every search of this checkout in a line, or one of them trial by trial."""
+"""`sar-search status`: every search of this checkout in a row, or one search trial by trial."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -42,10 +42,15 @@ from pipeline.tune.selection.findings import describe_findings
 from pipeline.workspace import Workspace
 
 SHOWN = 8
+"""Changed parameters that are listed."""
 
 
 def describe_searches(workspace: Workspace) -> Iterator[str]:
-    """All searches, the newest first, in a table."""
+    """Yields a table of all searches, the newest first.
+
+    Args:
+        workspace: the checkout.
+    """
     params, current, trouble = _parameters(workspace)
     found, earlier = find_searches(workspace.searches), find_earlier(workspace.searches)
     if found.searches:
@@ -57,7 +62,7 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         unended = "not ended, those that are paused too" if paused else "not ended"
         yield f"trials: in full/stopped early/failed/{unended}{untrained}, + confirmations by further seeds"
         if current and any(search.folder in current.searches for search in found.searches):
-            yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
+            yield "* marks the search that the next run resumes; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
     elif found.searches and current and all(search.folder not in current.searches for search in found.searches):
@@ -69,15 +74,22 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
 
 
 def _earlier(folder: Path) -> str:
-    """What to do about a search that an earlier version began."""
+    """Returns advice on a search that an earlier version began."""
     return (
         f"search {folder.name[:ID_LENGTH]} ({format_size(size_of(folder))}) was begun by an earlier version and cannot "
-        "be gone on with: a run of its parameters begins anew, beside it; `sar-search gc --keep 0` removes it with the "
-        "other old ones"
+        "be resumed: a run with its parameters begins a new search beside it; `sar-search gc --keep 0` removes it with "
+        "the other old ones"
     )
 
 
 def _searches_table(searches: list[SearchState], params: Params | None, current: CurrentSearch | None) -> list[str]:
+    """Returns the table of searches, line by line.
+
+    Args:
+        searches: the searches.
+        params: current parameters, for prices, or None if they cannot be read.
+        current: the search that params.yaml asks for, or None if it is unknown.
+    """
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     gpus = any(search.history.gpu_seconds for search in searches)
     columns = {" search": LEFT, "of": LEFT, "state": LEFT}
@@ -107,10 +119,14 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
 
 
 def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
-    """One search: what it is, how it stands, a line for each of its trials, and what speaks against it.
+    """Yields one search in lines: identity, state, a row for each trial, and findings that speak against it.
+
+    Args:
+        workspace: the checkout.
+        prefix: beginning of the search's id.
 
     Raises:
-        UserError: none, or several, have an id that begins with `prefix`.
+        UserError: the prefix fits no search or several.
     """
     params, current, _ = _parameters(workspace)
     search = choose_search(find_searches(workspace.searches).searches, prefix)
@@ -159,7 +175,13 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
 
 
 def _epochs(search: SearchState, params: Params | None, current: CurrentSearch | None) -> str:
-    """The epochs that a search has trained; of the one that goes on, beside those of its budget."""
+    """Returns the number of epochs that a search has trained; for the current search, also the number in its budget.
+
+    Args:
+        search: the search.
+        params: current parameters, or None if they cannot be read.
+        current: the search that params.yaml asks for, or None if it is unknown.
+    """
     spent = sum(trial.trained_epochs for trial in search.trials)
     budget = None
     if params and current and search.folder in current.searches:
@@ -168,7 +190,7 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
 
 
 def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:
-    """The trial that results/ names the best, if they are of this search."""
+    """Returns the trial that results/ has as the best configuration; None if results/ are of another search."""
     try:
         results = [BestConfig.read(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
     except UserError:
@@ -194,12 +216,15 @@ def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
 
 
 def _further_metrics(search: SearchState) -> list[str]:
-    """What the search looks at beside its first objective."""
+    """Returns the metrics that the search looks at beside its first objective."""
     return search.objectives.shown_metrics
 
 
 def _describe_sizes(searches: Sequence[SearchState]) -> Iterator[str]:
-    """What each search takes, here and in shared storage. A store that does not answer is asked once."""
+    """Yields the size of each search, here and in shared storage.
+
+    A store that does not answer is asked only once.
+    """
     away = False
     for search in searches:
         outside, held = read_remote_files(search.folder), size_of(search.folder)
@@ -219,24 +244,32 @@ def _counts(search: SearchState, role: str) -> dict[str | None, int]:
 
 def _against(search: SearchState, current: CurrentSearch) -> str:
     if search.folder in current.searches:
-        return "the next run goes on with it"
+        return "the next run resumes it"
     content: Content = search.history.header.get("content", {})
     changed = changed_content(content, current.content)
     if not changed:
-        return "ask for the same, which was begun anew"
+        return "ask for the same, and a new search has replaced this one"
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     return f"have changed since: {', '.join(changed[:SHOWN])}{more}"
 
 
 def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | None, str]:
-    """What is asked for now, as far as it can be told, and why not: searches can be looked at all the same."""
+    """Reads the current parameters and the search that they ask for. Mistakes in them do not stop `status`.
+
+    Returns:
+        (parameters or None, current search or None, why there is no current search, or "").
+    """
     params = None
     try:
         params = load_params(workspace.params)
         current = current_search(workspace, params)
     except UserError:
         return params, None, "params.yaml or its space has a mistake, so none is marked *: see `sar-search check`"
-    why = "" if current else "the data of params.yaml are still to be prepared; which search goes on is known then"
+    why = (
+        ""
+        if current
+        else "the data of params.yaml are not prepared yet, so the search that the next run resumes is unknown"
+    )
     return params, current, why
 
 

@@ -1,4 +1,4 @@
-"""Ends the search that runs in this checkout: at once, as Ctrl-C would, or when what it has begun has ended."""
+"""`sar-search stop`: ends this checkout's search, at once as Ctrl-C would, or after its running trials."""
 
 import os
 import select
@@ -14,16 +14,21 @@ from pipeline.tune.journal.records import COMPLETE, METHOD
 from pipeline.workspace import Workspace
 
 PATIENCE_S = 60.0
+"""Seconds to wait for the search's process to end."""
 GO_ON = "`make repro`, or the command that you started it with, goes on from here."
 
 
 def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENCE_S) -> Iterator[str]:
-    """End the running search, and say how to go on. finish: let it end what runs, and confirm what it has found.
+    """Ends the running search, and yields lines on how to resume it.
 
-    patience: seconds to wait for its process to end.
+    Args:
+        workspace: the checkout.
+        finish: whether running trials run to their end and the best are confirmed.
+        patience: seconds to wait for the search's process to end.
 
     Raises:
-        UserError: none runs, its process cannot be reached from here or does not listen, or it is still there.
+        UserError: no search runs, its process cannot be reached from here, ignores interrupts or has not
+            ended in time.
     """
     search = running_search(workspace)
     if finish:
@@ -47,7 +52,7 @@ def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENC
 
 
 def _finishing(search: SearchState) -> str:
-    """What a search that is asked to finish ends, and what it goes on with."""
+    """Returns what `--finish` makes a search end and what it still runs, in a paragraph."""
     paused = len(search.paused_trials)
     running = sum(trial.id in search.running_trials and not trial.paused for trial in search.open_trials)
     ends = f" and ends {format_count(paused, 'paused one')} where they are" if paused else ""
@@ -61,10 +66,10 @@ def _finishing(search: SearchState) -> str:
 
 
 def running_search(workspace: Workspace) -> SearchState:
-    """The search that runs in this checkout.
+    """Returns the search that runs in this checkout.
 
     Raises:
-        UserError: none does.
+        UserError: none runs.
     """
     for search in find_searches(workspace.searches).searches:
         if search.runner() is not None:
@@ -82,6 +87,7 @@ def running_search(workspace: Workspace) -> SearchState:
 
 
 def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
+    """Sends SIGINT to the process of a search, and waits for its end. Yields the lines to print."""
     runner = search.runner()
     pid = None if runner is None else runner.pid
     if pid is None:
@@ -94,7 +100,7 @@ def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
     except ProcessLookupError:
         return  # it has just ended
     try:
-        # A number may have become another process's; what the handle stands for cannot.
+        # Another process may have taken over the number, but not the handle.
         if not process_has_open(pid, search.lock):
             return
         if _ignores_interruptions(pid):
@@ -104,7 +110,7 @@ def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
                 "has finished is kept."
             )
         signal.pidfd_send_signal(process, signal.SIGINT)
-        yield f"search {search.id}: told process {pid} to end; waiting until it has (up to {patience:.0f} s)"
+        yield f"search {search.id}: sent an interrupt to process {pid}; waiting for its end (up to {patience:.0f} s)"
         if not select.select([process], [], [], patience)[0]:
             raise UserError(
                 f"process {pid} is still there after {patience:.0f} s. It may be waiting for its tracking server; see "
@@ -117,6 +123,7 @@ def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
 
 
 def _ignores_interruptions(pid: int) -> bool:
+    """Returns whether a process ignores SIGINT."""
     for line in _read(Path(f"/proc/{pid}/status")).splitlines():
         if line.startswith("SigIgn:"):
             return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
@@ -124,6 +131,7 @@ def _ignores_interruptions(pid: int) -> bool:
 
 
 def _read(path: Path) -> str:
+    """Returns the text of a file, or an empty one if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

@@ -1,7 +1,8 @@
-"""Training one configuration by hand, without Ray: `sar-search train`.
+"""`sar-search train`: trains one configuration by hand, without Ray.
 
-It leaves nothing behind but a guide that it needs, and with `--save` a checkpoint, from which the same command goes on,
-and which `model.pretrained` and guided transfer's `source` can name: a backbone of one's own.
+It writes nothing but a guide that the configuration needs and, with `--save`, a checkpoint. The same command
+resumes from the checkpoint. `model.pretrained` and guided transfer's `source` can name it, as a backbone of
+the user's own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +27,17 @@ from pipeline.train.sidecar import SIDECAR, TrainState, read_sidecar
 from pipeline.workspace import Workspace
 
 MAX_LISTED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+"""Metrics that every epoch's line shows."""
 
 
 def parse_assignments(overrides: Sequence[str]) -> Values:
-    """`KEY=VALUE` texts as parameters by dotted path; values are read as YAML, as in params.yaml.
+    """Parses `KEY=VALUE` texts into parameters by dotted path. Values are read as YAML, as in params.yaml.
+
+    Args:
+        overrides: the texts.
 
     Raises:
-        UserError: a text without `=`, or a value that is not YAML.
+        UserError: a text has no `=`, or a value is not YAML.
     """
     parsed = {}
     for text in overrides:
@@ -44,17 +49,19 @@ def parse_assignments(overrides: Sequence[str]) -> Values:
 
 
 def train_once(workspace: Workspace, overrides: Values, save: Path | None = None) -> Iterator[str]:
-    """Train the configuration on train, score it on val, and yield a line an epoch, and one on what they used.
+    """Trains a configuration on train, scores it on val, and yields a line an epoch.
+
+    Another line, at the end, has the usage of the machine.
 
     Args:
-        workspace: Where parameters and data are.
-        overrides: Values in place of those of params.yaml, by dotted path.
-        save: A folder for the checkpoint, which is written after every epoch. Where it has one of the same training,
-            that goes on.
+        workspace: the checkout.
+        overrides: values that replace those of params.yaml, by dotted path.
+        save: folder for a checkpoint after every epoch, or None. A checkpoint of the same training in it is
+            resumed.
 
     Raises:
-        UserError: a wrong parameter, data not prepared, a network that cannot be built, weights that cannot be had, a
-            folder that has something else or cannot be written, a diverged loss, or too little memory.
+        UserError: a wrong parameter, missing data, a network that cannot be built, unavailable weights, an
+            unusable folder, a diverged loss, or too little memory.
     """
     params = load_params(workspace.params).with_values(overrides, where="--set")
     if save is not None:
@@ -95,18 +102,24 @@ def train_once(workspace: Workspace, overrides: Values, save: Path | None = None
 
 
 def _check_folder(workspace: Workspace, save: Path) -> None:
-    """Refuse a folder in which the pipeline would remove the checkpoint, and one that has something else."""
+    """Raises a UserError for a folder that the pipeline cleans, or that is in use for something else."""
     for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
         if save.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"--save: {save}: lies in {folder.name}/, which the pipeline writes and cleans; name another."
             )
     if save.is_file() or (save.is_dir() and any(save.iterdir()) and not (save / SIDECAR).is_file()):
-        raise UserError(f"--save: {save}: has something else than a checkpoint; name a new folder.")
+        raise UserError(f"--save: {save}: contains something other than a checkpoint; name a new folder.")
 
 
 def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Weights]) -> str:
-    """Hash of a training: its parameters, data, split and seed, and the weights that it begins from or is guided by."""
+    """Returns a hash of everything that decides a training: parameters, data, split, seed and weights.
+
+    Args:
+        params: the parameters.
+        data: the training data.
+        weights: weights that it begins from, or that guide it, by their specification.
+    """
     sections = params.model_dump(mode="json", include={"model", "train", "regularizer"})
     begun = {spec: each.sha256 for spec, each in weights.items()}
     of = [data.prepared.data_hash, data.split.split_hash, params.base.seed, begun]
@@ -114,7 +127,19 @@ def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Wei
 
 
 def _resume(save: Path, run: TrainingRun, training: str) -> TrainState | None:
-    """Give the network the weights of the checkpoint, if there is one; returns the training state."""
+    """Loads a checkpoint into the network, if there is one.
+
+    Args:
+        save: the checkpoint's folder.
+        run: the network and its regularisers.
+        training: hash that the checkpoint must have.
+
+    Returns:
+        The training state, or None without a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is of another training.
+    """
     if not (save / SIDECAR).is_file():
         return None
     if read_sidecar(save).get("training") != training:
@@ -126,8 +151,23 @@ def _resume(save: Path, run: TrainingRun, training: str) -> TrainState | None:
 
 
 def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, object], state: TrainState) -> None:
+    """Writes a checkpoint.
+
+    Args:
+        save: the checkpoint's folder.
+        model: the network.
+        sidecar: content of its JSON file.
+        state: the training state.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         save.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(save, model, sidecar, state=state)
-    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk is each of them, by who writes
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # a full disk raises any of these, depending on the library that writes
         raise UserError(f"--save: {save}: cannot be written ({error}).") from None

@@ -286,7 +286,7 @@ def test_retrained_weights_that_models_hold_stay(workspace: Workspace) -> None:
     assert "state/retrain/ray" not in gc(workspace, dry_run=True)
     checkpoint = write_weights(begun / "dddd" / "epoch-000003", "third")
     said = gc(workspace)
-    assert "state/retrain/ray/dddd: checkpoints of a retraining run that was begun and is not gone on with" in said
+    assert "state/retrain/ray/dddd: checkpoints of an abandoned retraining run" in said
     assert not checkpoint.exists()
     assert used.exists()
     assert not old.exists()
@@ -360,7 +360,7 @@ def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from
     (results / "best.yaml").write_text(json.dumps(best))
     said = gc(workspace)
     assert {name for name, folder in folders.items() if not folder.exists()} == {"old", "nobody"}
-    assert f"state/pretrained/{hashes['nobody'][:16]}: fetched weights that nothing here began from" in said
+    assert f"state/pretrained/{hashes['nobody'][:16]}: fetched weights that nothing here uses" in said
     assert (workspace.state / "pretrained" / "resolved.json").exists()
 
 
@@ -437,7 +437,7 @@ def test_features_of_the_results_probe_stay(workspace: Workspace) -> None:
     evaluation.parent.mkdir(parents=True, exist_ok=True)
     content = filled_content(Evaluation, {"probe": {"features_file": "used.npy"}})
     evaluation.write_text(json.dumps(content))
-    assert "state/features/other.npy: frozen features that results/ are not of" in gc(workspace)
+    assert "state/features/other.npy: frozen features that results/ do not use" in gc(workspace)
     assert [path.name for path in folder.iterdir()] == ["used.npy"]
     del content["probe"]
     evaluation.write_text(json.dumps(content))

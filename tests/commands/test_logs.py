@@ -174,4 +174,4 @@ def test_following_ends_when_nobody_runs_the_search_any_more(workspace: Workspac
     run(journal, "t0000", epochs=1, state=None)
     lines = follow(workspace, "t0000", journal.close)
     assert "no process runs search" in lines[-1]
-    assert "takes t0000 up from its checkpoint" in lines[-1]
+    assert "the next run resumes t0000 from its checkpoint" in lines[-1]

@@ -83,7 +83,7 @@ def test_none_is_marked_while_data_are_of_other_parameters(workspace: Workspace)
     write_search(workspace)
     set_params(workspace, {"prepare": {"image_size": 24}})
     assert "*" not in said(workspace)
-    assert "still to be prepared" in said(workspace)
+    assert "are not prepared yet" in said(workspace)
 
 
 def test_split_of_the_parameters_decides_and_not_the_one_on_disk(workspace: Workspace) -> None:
@@ -108,7 +108,7 @@ def test_search_begun_anew_is_superseded_and_no_longer_the_one_that_goes_on(work
     (folder / "superseded").touch()
     assert present(workspace) != folder
     assert "superseded" in row(workspace, folder)
-    assert "ask for the same, which was begun anew" in "\n".join(describe_search(workspace, folder.name[:8]))
+    assert "a new search has replaced this one" in "\n".join(describe_search(workspace, folder.name[:8]))
 
 
 def test_wrong_parameters_do_not_hide_the_searches(workspace: Workspace) -> None:
@@ -136,7 +136,7 @@ def test_search_of_an_earlier_version_is_listed_with_what_to_do(workspace: Works
     line = f"search {earlier.name[:8]} ("
     assert "no searches yet" not in said(workspace)
     assert line in said(workspace)
-    assert "was begun by an earlier version and cannot be gone on with" in said(workspace)
+    assert "was begun by an earlier version and cannot be resumed" in said(workspace)
     assert "a run of its parameters begins anew" in said(workspace)
     write_search(workspace, other(content_of(workspace), 1))
     assert line in said(workspace)
@@ -376,7 +376,7 @@ def test_searches_of_folds_are_told_apart_and_are_all_what_the_next_run_goes_on_
         assert part in " ".join(row(workspace, folder))
         told = "\n".join(describe_search(workspace, folder.name[:8]))
         assert f"over search_spaces/sar.yaml, {part}" in told
-        assert "the next run goes on with it" in told
+        assert "the next run resumes it" in told
     set_params(workspace, {"evaluate": {"folds": 4}, "split": {"duplicates": "ignore"}})
     assert f"*{folders[1].name[:8]}" not in said(workspace)
 

@@ -91,7 +91,7 @@ def test_running_search_is_interrupted_and_waited_for(workspace: Workspace, runn
     process = running(folder)
     said = list(stop_search(workspace, finish=False, patience=20))
     assert process.wait(timeout=5) == 130
-    assert f"told process {process.pid} to end" in said[0]
+    assert f"sent an interrupt to process {process.pid}" in said[0]
     assert "1 of its runs had not, and will go on from their last checkpoints" in said[-1]
     assert "`make repro`" in said[-1]
     assert read_search(folder).runner() is None

@@ -86,7 +86,7 @@ def test_a_folder_that_has_another_training_or_something_else_is_refused(workspa
     (workspace.root / "photos").mkdir()
     (workspace.root / "photos" / "cat.jpg").touch()
     for taken in ("photos", "params.yaml"):
-        with pytest.raises(UserError, match=r"has something else than a checkpoint; name a new folder"):
+        with pytest.raises(UserError, match=r"contains something other than a checkpoint; name a new folder"):
             train(workspace, workspace.root / taken)
     for cleaned in ("models/mine", "results", "state/mine", "data/mine"):
         with pytest.raises(UserError, match=r"which the pipeline writes and cleans"):
