@@ -1,1 +1,1 @@
-"""Several methods as one comparison: their spaces and one control, their plans, what they came to, in words."""
+"""Several methods as one comparison: their spaces and one control, their plans, and their results in words."""

@@ -1,13 +1,13 @@
-"""The methods of a comparison (`sar-search compare --run`): the spaces that are named, treated alike.
+"""Methods of a comparison (`sar-search compare --run`): the named search spaces, treated alike.
 
-A space varies parameters of its method, and may vary some of the recipe (learning rate, drop-path). A method whose
-recipe was searched is not to be compared with one whose recipe was not, nor with such a control. So what any of the
-spaces varies of the recipe is varied by the search of each, and by one of the control's own, all of them with the same
-budget; where none varies any of it, there is nothing of the control to tune, and it has no search. There is one
-control for all.
+A space varies parameters of its method, and may vary some of the recipe (learning rate, drop-path). A method
+with a searched recipe must not be compared with a method or a control without one. So every recipe parameter
+that any of the spaces varies is varied by every method's search, and by a search of the control. All searches
+have the same budget. If no space varies the recipe, the control has nothing to tune and no search. There is
+one control for all.
 
-Of the method are the parameters under `regularizer`, and those that a space's control sets, such as
-`model.spatial_prior.blocks: 0`; of the recipe are the others.
+The parameters of the method are those under `regularizer`, and those that a space's control sets, such as
+`model.spatial_prior.blocks: 0`. The parameters of the recipe are all others.
 """
 
 import json
@@ -24,16 +24,22 @@ from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
 
 CONTROL = "tuned_control"
-"""The name of the control's own search, and of its folder, among the methods'."""
+"""Name of the control's search and of its folder."""
 
 SPACE = "space.yaml"
+"""File of a written space."""
 
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A search of a comparison. name: what it is called. file: the space's file, as parameters name it. space: as it is
-    searched. written: whether that is another one than the file's, and so must be written. params: of this search, but
-    for the space.
+    """A search of a comparison.
+
+    Attributes:
+        name: name of the method.
+        file: the space's file, as parameters name it.
+        space: the space that is searched.
+        written: whether the searched space differs from the file's, and so must be written.
+        params: parameters of the search, except for its space.
     """
 
     name: str
@@ -43,8 +49,14 @@ class ComparedMethod:
     params: Params
 
     def write(self, workspace: Workspace, folder: Path) -> Workspace:
-        """Write its parameters, and its space where no file has it, into its folder under `folder`; the workspace that
-        its stages run in.
+        """Writes the search's parameters, and its space if no file has it, into its folder.
+
+        Args:
+            workspace: the checkout.
+            folder: folder in which every search has its own.
+
+        Returns:
+            The workspace in which its stages run.
         """
         own = replace(workspace, own=folder / self.name)
         if self.written:
@@ -53,7 +65,7 @@ class ComparedMethod:
         return own
 
     def space_in(self, own: Workspace) -> str:
-        """The file of its space in the workspace that `write` gives, as `search.space` names it."""
+        """Returns the path of the space in a workspace from `write`, in the form of `search.space`."""
         if not self.written:
             return self.file
         path = own.results / SPACE
@@ -62,8 +74,14 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is searched and compared. recipe: the parameters of the recipe that every search varies. added: of these,
-    what was added to a method's space, by its name. off: what turns every method off, as the spaces' controls have it.
+    """The searches of a comparison.
+
+    Attributes:
+        methods: searches of the methods.
+        control: search of the control; None if there is nothing to tune.
+        recipe: recipe parameters that every search varies.
+        added: recipe parameters that were added to each method's space, by the method's name.
+        off: values that turn every method off, from the spaces' controls.
     """
 
     methods: tuple[ComparedMethod, ...]
@@ -74,27 +92,41 @@ class Comparison:
 
     @property
     def searches(self) -> tuple[ComparedMethod, ...]:
-        """Every search, in the order in which they run: the control's first."""
+        """All searches in the order in which they run, the control's first."""
         return (*([self.control] if self.control else []), *self.methods)
 
     def against(self, control: str) -> str:
-        """What the control is, in words. control: its name."""
+        """Returns the control in words.
+
+        Args:
+            control: name of the control.
+        """
         if self.control is None:
             return f"{control}, with the recipe of params.yaml, which the searches do not vary either"
         return f"{control}, its recipe tuned by a search with the same budget ({', '.join(self.recipe)})"
 
 
 def write_params(own: Workspace, params: Params) -> None:
-    """Write the parameters that the stages of a method run by."""
+    """Writes the parameters with which the stages of a method run.
+
+    Args:
+        own: the workspace of the method.
+        params: the parameters.
+    """
     write_whole(own.params, json.dumps(params.model_dump(mode="json", by_alias=True), indent=1) + "\n")
 
 
 def read_comparison(workspace: Workspace, params: Params, given: str) -> Comparison:
-    """What `--run` asks for. given: names of spaces, or paths of their files, with commas between.
+    """Returns the comparison that `--run` asks for.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        given: names of spaces, or paths of their files, with commas between.
 
     Raises:
-        UserError: a name is none or given twice, a space is wrong, spaces contradict each other, or there is nothing to
-            compare; says what there is.
+        UserError: a name is unknown or given twice, a space is wrong, spaces contradict each other, or there
+            is nothing to compare. The message names the choices.
     """
     files = _find_spaces(workspace, given)
     spaces = {
@@ -127,7 +159,7 @@ def read_comparison(workspace: Workspace, params: Params, given: str) -> Compari
 
 
 def _find_spaces(workspace: Workspace, given: str) -> dict[str, str]:
-    """The files of spaces, by the names of their methods."""
+    """Returns the files of the spaces by the names of their methods."""
     there = {path.stem: path for path in sorted((workspace.root / "search_spaces").glob("*.yaml"))}
     known = f"there are {', '.join(there) or 'none'} in search_spaces/, or give a file's path"
     files: dict[str, str] = {}
@@ -153,7 +185,7 @@ def _find_spaces(workspace: Workspace, given: str) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    """A name as people write it who do not look it up: SP-ViT, spvit and sp_vit are one."""
+    """Returns a name without case and separators, so that SP-ViT, spvit and sp_vit are equal."""
     return re.sub(r"[-_ ]", "", name).casefold()
 
 
@@ -172,10 +204,14 @@ def _recipe(space: SearchSpace, off: Values) -> dict[str, Values]:
 
 
 def _merge(found: Mapping[str, Values], what: str) -> Values:
-    """All of them together. found: values by path, by the file that has them.
+    """Merges the values of several files.
+
+    Args:
+        found: values by path, for each file.
+        what: what the values are, for the message.
 
     Raises:
-        UserError: two files differ in a value, so that no control would be that of both.
+        UserError: two files differ in a value, so that they cannot share a control.
     """
     merged: dict[str, object] = {}
     source: dict[str, str] = {}
@@ -192,16 +228,22 @@ def _merge(found: Mapping[str, Values], what: str) -> Values:
 
 
 def _alike(params: Params, values: Values) -> Params:
-    """The parameters of a search that shares its control with others. values: of what others' controls set."""
+    """Returns the parameters of a search that shares its control with other searches.
+
+    Args:
+        params: the parameters.
+        values: values that the controls of other spaces set.
+    """
     return params.with_values({**values, "search.compare": "recipe"}, where="the spaces' controls")
 
 
 def _probe_once(methods: Sequence[ComparedMethod]) -> list[ComparedMethod]:
-    """The methods, of which one that uses the weights to be probed has the probe: one for the comparison. Those that
-    begin from pretrained weights come before those that are guided by them.
+    """Returns the methods, of which only one has the probe: one that uses the weights to be probed.
+
+    Methods that begin from pretrained weights are preferred to methods that are guided by them.
 
     Raises:
-        UserError: none uses any.
+        UserError: no method uses pretrained weights.
     """
     if not methods[0].params.evaluate.probe:
         return list(methods)

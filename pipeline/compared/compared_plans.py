@@ -1,4 +1,4 @@
-"""The plans of a comparison's searches: each checked before the first begins, and what all of it will take together."""
+"""Plans of a comparison's searches. All are checked before the first search begins, and their cost is added up."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,23 +19,36 @@ WIDTH, INDENT = 100, 10
 
 
 def plan_searches(workspace: Workspace, comparison: Comparison, folder: Path) -> dict[str, Plan]:
-    """Write the parameters of every search into its folder under `folder`, and make its plan, by its name.
+    """Writes the parameters of every search, and makes its plan.
+
+    Args:
+        workspace: the checkout.
+        comparison: the methods.
+        folder: folder in which every search has its own.
+
+    Returns:
+        The plan of each search by its name.
 
     Raises:
-        UserError: what is wrong with the first that has something wrong; names it.
+        UserError: the fault of the first search that has one, with its name.
     """
     plans = {}
     for search in comparison.searches:
         own = search.write(workspace, folder)
         try:
             plans[search.name] = make_plan(own)
-        except UserError as error:  # of the space that the user knows, not of the one that was written
+        except UserError as error:  # the message must name the user's file, not the one written here
             raise UserError(f"{search.name}: {str(error).replace(search.space_in(own), search.file)}") from None
     return plans
 
 
 def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) -> Iterator[str]:
-    """What will be searched, retrained and tested, in lines."""
+    """Yields lines on what will be searched, retrained and tested.
+
+    Args:
+        comparison: the methods.
+        plans: plan of each search by its name.
+    """
     first = next(iter(plans.values()))
     params, folds = first.params, first.params.evaluate.folds
     control, runs = params.retrain.control, 1 if folds is None else folds + 1
@@ -67,10 +80,13 @@ def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) 
 
 
 def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
-    """What is left of all searches, and retraining, will take: search by search, and together.
+    """Yields lines on the remaining time and disk space of each search and of all together.
+
+    Args:
+        plans: plan of each search by its name.
 
     Raises:
-        UserError: memory, disk or a budget cannot do it.
+        UserError: memory, disk space or a budget does not suffice.
     """
     found = {}
     left_to_train = [name for name in plans if name != CONTROL]

@@ -1,7 +1,8 @@
-"""What the methods of a comparison came to, from what their stages left: one family of comparisons, in rows and words.
+"""Results of a comparison's methods, from the outputs of their stages, as one family of comparisons.
 
-The family holds a comparison of every method with the control by `evaluate.metric` and, where the images have masks,
-one by attention (AUROC of the fixed head): p by Holm, intervals by Bonferroni, over all of them together.
+The family contains a comparison of every method with the control by `evaluate.metric`. Where the images have
+masks, it also contains one by attention (AUROC of the fixed head). All p values are corrected by Holm and all
+intervals by Bonferroni.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,17 @@ from pipeline.workspace import FOLDS, Workspace, part_folder
 
 ATTENTION = "attention"
 RAISED, LOWERED, ALIKE, UNDECIDED, NO_INTERVAL = "raised", "lowered", "no difference", "not enough data", "no interval"
-"""What may come of a comparison."""
+"""Outcomes of a comparison."""
 
 
 @dataclass(frozen=True)
 class SearchCost:
-    """epochs: that a search trained, of all folds together; hours: by the clock."""
+    """Cost of a search, with the searches of all folds.
+
+    Attributes:
+        epochs: trained epochs.
+        hours: elapsed hours.
+    """
 
     epochs: int
     hours: float
@@ -34,8 +40,18 @@ class SearchCost:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method came to. configuration: its best. member: by the metric; attention: by attention, None
-    without masks. Both have the family's intervals and p. networks: hash of those that were tested.
+    """Results of one method.
+
+    Attributes:
+        name: name of the method.
+        fingerprint: fingerprint of its search.
+        configuration: its best configuration in words.
+        member: its comparison by the metric, with p and interval of the family.
+        attention: its comparison by attention, with p and interval of the family; None without masks.
+        cost: cost of its search.
+        look: number of the look at the test images.
+        networks: hash of the tested networks.
+        retraining_seconds: seconds of its retraining.
     """
 
     name: str
@@ -51,8 +67,12 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The probe beside the methods (`evaluate.probe`). configuration: its strength. value: by the metric. said: what it
-    is, and the control beside it, in sentences.
+    """Result of the probe beside the methods (`evaluate.probe`).
+
+    Attributes:
+        configuration: its regularisation, as `C=...`.
+        value: its value by the metric.
+        said: sentences on the probe and on the control beside it.
     """
 
     configuration: str
@@ -62,8 +82,20 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ComparedResults:
-    """All of a comparison. control: its name; against: what it is, in words; configuration: its own. cost: of its
-    own search; None without one. probe: None without one.
+    """Results of a comparison.
+
+    Attributes:
+        methods: results of the methods.
+        control: name of the control.
+        against: the control in words.
+        configuration: the control's configuration in words.
+        cost: cost of the control's own search; None without one.
+        words: the metric in words.
+        confidence: joint confidence of the family, in (0, 1).
+        images: number of test images.
+        folds: number of folds; 0 without folds.
+        data_hash: hash of the prepared set.
+        probe: result of the probe; None without one.
     """
 
     methods: tuple[MethodResult, ...]
@@ -80,21 +112,21 @@ class ComparedResults:
 
     @property
     def look(self) -> int:
-        """Which look at the test images it was."""
+        """Number of the look at the test images, from 1."""
         return max(method.look for method in self.methods)
 
     @property
     def size(self) -> int:
-        """How many comparisons the family has."""
+        """Number of comparisons in the family."""
         members = [each for method in self.methods for each in (method.member, method.attention) if each is not None]
         return sum(member.p is not None for member in members)
 
     def outcome(self, member: Member) -> str:
-        """What came of a comparison by the metric."""
+        """Returns the outcome of a comparison by the metric."""
         return describe_outcome(member, self.confidence, self.words)
 
     def content(self) -> dict[str, Any]:
-        """For comparison.json."""
+        """Returns the content of comparison.json."""
         return {
             "control": self.control,
             "against": self.against,
@@ -113,10 +145,15 @@ class ComparedResults:
 
 
 def share_control(results: Workspace, values: Mapping[int, Values], name: str, against: str) -> None:
-    """Put the control that all methods share in the place of a search's own: in best.yaml, from which it is retrained,
-    and in what summary.json says of it.
+    """Replaces a search's own control by the one that all methods share.
 
-    results: of one method. values: of the control, by the number of the fold, 0 of all images. against: in words.
+    It is replaced in best.yaml, from which retraining takes it, and in summary.json.
+
+    Args:
+        results: the workspace of one method.
+        values: the control's values by number of the fold; 0 stands for all images.
+        name: name of the control.
+        against: the control in words.
     """
     for number, each in values.items():
         folder = part_folder(results.results / "search", number)
@@ -125,7 +162,11 @@ def share_control(results: Workspace, values: Mapping[int, Values], name: str, a
 
 
 def search_cost(workspace: Workspace) -> SearchCost:
-    """What a search and those outside of its folds have taken."""
+    """Returns the cost of a search, with the searches of its folds.
+
+    Args:
+        workspace: the workspace of the method.
+    """
     folder = workspace.results / "search"
     numbers = [0, *(int(path.name) for path in (folder / FOLDS).glob("*") if path.name.isdecimal())]
     found = [SearchSummary.read(part_folder(folder, number)) for number in numbers]
@@ -135,9 +176,13 @@ def search_cost(workspace: Workspace) -> SearchCost:
 def gather_results(
     workspaces: Mapping[str, Workspace], *, confidence: float, configuration: str, cost: SearchCost | None
 ) -> ComparedResults:
-    """Correct what the methods' evaluations say for their number.
+    """Reads the evaluations of all methods, and corrects their comparisons as one family.
 
-    workspaces: of the methods, by name. configuration, cost: of the control.
+    Args:
+        workspaces: workspace of each method by its name.
+        confidence: joint confidence of the family, in (0, 1).
+        configuration: the control's configuration in words.
+        cost: cost of the control's search; None without one.
 
     Raises:
         UserError: a method has not been evaluated.
@@ -182,13 +227,21 @@ def gather_results(
 
 
 def _read_probe(evaluation: Evaluation) -> ProbeResult | None:
-    """The probe of an evaluation.json, if it has one."""
+    """Returns the probe's result of an evaluation; None without one."""
     said, probe = describe_probe(evaluation, CONTROL), evaluation.probe
     return None if said is None or probe is None else ProbeResult(f"C={probe.C:g}", probe.value, said)
 
 
 def describe_outcome(member: Member, confidence: float, words: MetricWords) -> str:
-    """What came of a comparison, in a word; `raised` is of the value, also where less of it is better."""
+    """Returns the outcome of a comparison in a word.
+
+    `raised` refers to the value, even if a smaller value is better.
+
+    Args:
+        member: the comparison.
+        confidence: joint confidence of the family, in (0, 1).
+        words: the metric in words, with its margin.
+    """
     found = member.comparison
     if member.p_holm is None or found.low is None or found.high is None:
         return NO_INTERVAL
@@ -198,7 +251,11 @@ def describe_outcome(member: Member, confidence: float, words: MetricWords) -> s
 
 
 def describe_answer(found: ComparedResults) -> Iterator[str]:
-    """What the comparison says, a sentence for each outcome."""
+    """Yields the answer of a comparison, a sentence for each outcome.
+
+    Args:
+        found: the results of the comparison.
+    """
     words = found.words
     helps = RAISED if words.sign > 0 else LOWERED
     harms = LOWERED if words.sign > 0 else RAISED
@@ -233,7 +290,7 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
 
 
 def describe_family(found: ComparedResults) -> Iterator[str]:
-    """How it was compared, and what does not follow from it."""
+    """Yields sentences on how the methods were compared, and on what does not follow from it."""
     masks = any(method.attention is not None for method in found.methods)
     by = f"by {found.words.label}" + " and by attention" * masks
     of = f"in {found.folds} folds" if found.folds else f"on {found.images:,} test images"
@@ -248,12 +305,12 @@ def describe_family(found: ComparedResults) -> Iterator[str]:
 
 
 def warn_of_looks(found: ComparedResults) -> str:
-    """What is to be known of the look; "" at the first."""
+    """Returns a warning if the test images were looked at before; empty at the first look."""
     return f"This is look {found.look} at these test images, so no error rate holds." if found.look > 1 else ""
 
 
 def seeds_of(member: Member) -> str:
-    """How many seeds, of both arms where they differ."""
+    """Returns the number of seeds, or the numbers of both arms where they differ."""
     best, control = member.comparison.seeds
     return str(best) if best == control else f"{best}/{control}"
 

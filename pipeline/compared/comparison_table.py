@@ -1,4 +1,4 @@
-"""What a comparison of methods prints, and its page: a row for the control and for every method."""
+"""Table and page of a comparison of methods: a row for the control and for every method."""
 
 from collections.abc import Iterator
 
@@ -31,12 +31,16 @@ COLUMNS = {
 }
 ATTENTION_COLUMNS = {"AUROC": RIGHT, "difference ": RIGHT, "p (Holm) ": RIGHT}
 UNCOMPARED: Row = {"difference": None, "attention": None}
-"""Of rows that are not compared with the control: its own, and the probe's."""
+"""Cells of rows that are not compared with the control: the control's own row and the probe's."""
 COST_COLUMNS = {"epochs": RIGHT, "search": RIGHT}
 
 
 def result_rows(found: ComparedResults) -> list[Row]:
-    """The control's row, the methods', and the probe's if there is one, as the page takes them."""
+    """Returns the rows of a comparison, as the page takes them: the control's, the methods', and the probe's if any.
+
+    Args:
+        found: the results of the comparison.
+    """
     first = found.methods[0]
     control: Row = {
         "method": f"control: {found.control}",
@@ -91,7 +95,12 @@ def _cost(cost: SearchCost | None) -> dict[str, float | None]:
 
 
 def describe_compared(found: ComparedResults, rows: list[Row]) -> Iterator[str]:
-    """The answer, the table, and what is to be known of it."""
+    """Yields the answer, the table and the notes of a comparison in lines.
+
+    Args:
+        found: the results of the comparison.
+        rows: its rows, from `result_rows`.
+    """
     words = found.words
     if warning := warn_of_looks(found):
         yield wrap_text(warning)
@@ -127,6 +136,12 @@ def describe_compared(found: ComparedResults, rows: list[Row]) -> Iterator[str]:
 
 
 def _interval(ends: list[str], low: float | None) -> str:
+    """Returns a difference with its interval.
+
+    Args:
+        ends: difference, lower and upper end, formatted.
+        low: the lower end, or None without an interval.
+    """
     return ends[0] if low is None else f"{ends[0]} ({ends[1]} to {ends[2]})"
 
 
@@ -135,7 +150,14 @@ def _p(value: float | None) -> str:
 
 
 def comparison_page(params: Params, found: ComparedResults, rows: list[Row], given: str) -> ComparisonPage:
-    """The page of a comparison. rows: of `result_rows`. given: what `--run` was given."""
+    """Returns the content of a comparison's page.
+
+    Args:
+        params: the parameters.
+        found: the results of the comparison.
+        rows: its rows, from `result_rows`.
+        given: argument of `--run`.
+    """
     compared = [row for row in rows if row["difference"] is not None]
     attention = [(row["method"], row["attention"]) for row in compared if row["attention"] is not None]
     warning, names = warn_of_looks(found), ", ".join(row["method"] for row in compared)

@@ -1,14 +1,14 @@
-"""Figures, by matplotlib, and the HTML report that gathers them: attention, learning curves, Pareto front, importances.
+"""Figures by matplotlib, and the HTML reports that contain them: attention, curves, Pareto front, importances.
 
-Every figure is built by a function that returns a matplotlib `Figure` and touches no global state, so that it may be
-drawn in any process or thread; the caller saves it, shows it or hands it to `report`.
+Every figure is built by a function that returns a matplotlib `Figure` and touches no global state. So it can
+be drawn in any process or thread. The caller saves it, shows it or passes it to `report`.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
-# The palette of Okabe and Ito (Color Universal Design, 2008), told apart by readers of any colour vision. Its yellow is
-# left out because it vanishes on white.
+# The palette of Okabe and Ito (Color Universal Design, 2008) is distinguishable with any colour vision. Its yellow is
+# left out because it is invisible on white.
 BLACK: Final = "#000000"
 ORANGE: Final = "#E69F00"
 SKY: Final = "#56B4E9"
@@ -18,12 +18,19 @@ VERMILION: Final = "#D55E00"
 PURPLE: Final = "#CC79A7"
 GREY: Final = "#8A8A8A"
 
-# The order in which series take colours: neighbours differ in lightness too, so that they part in greyscale.
+# Series take colours in this order. Neighbours also differ in lightness, so they are distinguishable in greyscale.
 SERIES: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """The last part of every dotted path, by the path; the whole of it where another ends alike."""
+    """Returns the last part of each dotted path; the whole path where two paths share that part.
+
+    Args:
+        paths: dotted paths of parameters.
+
+    Returns:
+        The short name of each path, by the path.
+    """
     given = list(dict.fromkeys(paths))
     last = [path.rpartition(".")[2] for path in given]
     return {path: name if last.count(name) == 1 else path for path, name in zip(given, last, strict=True)}

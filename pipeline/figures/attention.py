@@ -1,8 +1,10 @@
-"""Pictures of what the CLS token looks at.
+"""Pictures of the attention of the CLS token.
 
-A similarity map holds one image's and one head's logits before softmax on the patch grid. The spatial-entropy
-regulariser cuts it at its mean plus `threshold` standard deviations and wants what lies above to be few connected
-components; the pictures show exactly that, and the attention that follows from it.
+A similarity map contains the logits before softmax of one image and head on the patch grid. The
+spatial-entropy regulariser cuts it at its mean plus `threshold` standard deviations, and rewards few
+connected components above the cut. The pictures show the map, the cut, the components, and the attention that
+follows from it.
+
 Shape letters: n images, A heads, H x W pixels, h x w patches.
 """
 
@@ -23,8 +25,9 @@ Floats = NDArray[np.float64]
 
 _WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch
 _LEAST = 1.05
-"""Inches of a column."""
+"""Smallest width of a column in inches."""
 _HEADS_ABREAST = 6
+"""Heads on one line."""
 _PARTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 
 
@@ -36,16 +39,23 @@ def attention_figure(
     threshold: float = 0.0,
     title: str = "",
 ) -> Figure:
-    """Draw three lines an image: its similarity map in every head, what of it lies above the cut, and the components.
+    """Draws three lines an image: the similarity map of every head, its part above the cut, and the components.
 
-    images (n, H, W, C) uint8 with one or three channels; similarity (n, A, h, w); masks (n, any, any) with 1 for the
-    object, outlined on the image and on the attention. The first column holds the image and, below it, the attention:
-    the softmax over patches, averaged over the heads, the deeper the orange the more. Maps are coloured around their
-    cut, white there and orange above; what is not above it is grey in the second line. The largest components have
-    colours of their own, from the seventh on they are grey; the number of components stands in the corner. More than
-    six heads continue on further lines.
+    The first column has the image and, below it, the attention: the softmax over patches, averaged over the
+    heads. Deeper orange means more attention. Maps are white at their cut and orange above it; in the second
+    line, everything else is grey. The largest six components have their own colours, all others are grey.
+    Their number is in the corner. More than six heads continue on further lines.
 
-    Raises ValueError for shapes that do not fit.
+    Args:
+        images: (n, H, W, C) uint8 with one or three channels.
+        similarity: (n, A, h, w).
+        masks: (n, any, any) with 1 for the object, which is outlined on image and attention; None for no
+            outline.
+        threshold: standard deviations from the mean of a map to its cut.
+        title: heading of the figure; empty for none.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     maps = _checked(images, similarity, masks)
     heads = maps.shape[1]
@@ -85,16 +95,26 @@ def comparison_figure(
     threshold: float = 0.0,
     title: str = "",
 ) -> Figure:
-    """Draw a line an image: the image, then for each arm its attention, its similarity map and the components of that.
+    """Draws a line an image: the image, and for each arm its attention, similarity map and components.
 
-    similarity: arm -> (n, A, h, w), say {"best": ..., "control": ...}; the rest as in `attention_figure`, with one
-    threshold for all, since numbers of components at different cuts say nothing of each other. Attention is
-    averaged over the heads. Heads of two networks do not correspond, so the map shown is the mean over heads too,
+    Attention is averaged over the heads. So is the map, because heads of two networks do not correspond,
     unless `heads` names one for each arm.
+
+    Args:
+        images: (n, H, W, C) uint8 with one or three channels.
+        similarity: arm -> (n, A, h, w).
+        masks: (n, any, any) with 1 for the object; None for no outline.
+        heads: the head of each arm whose map is drawn; None for the mean over heads.
+        threshold: as in `attention_figure`. It is the same for all arms, since numbers of components at
+            different cuts are not comparable.
+        title: heading of the figure; empty for none.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     checked = {arm: _checked(images, maps, masks) for arm, maps in similarity.items()}
     figure, grid = _grid(len(images), 1 + 3 * len(checked), title)
-    size = 9 * max(1.0, figure.get_figwidth() / _WIDTH)  # a wide picture is shown smaller
+    size = 9 * max(1.0, figure.get_figwidth() / _WIDTH)  # the report scales wide pictures down
     grid[0][0].set_title("image", fontsize=size)
     for place, (arm, maps) in enumerate(checked.items()):
         start = 1 + 3 * place
@@ -113,7 +133,15 @@ def comparison_figure(
 
 
 def components(similarity: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.int64]:
-    """Label the 8-connected components of one map (h, w) above its mean + threshold * std: 0 outside, 1 the largest."""
+    """Labels the 8-connected components of a similarity map above its mean + threshold * std.
+
+    Args:
+        similarity: the map (h, w).
+        threshold: standard deviations from the mean to the cut.
+
+    Returns:
+        (h, w), 0 outside of components, 1 in the largest, 2 in the second largest, and so on.
+    """
     values = np.asarray(similarity, dtype=np.float64)
     labels, count = ndimage.label(values > _cut(values, threshold), structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -128,7 +156,11 @@ def _cut(values: Floats, threshold: float) -> float:
 
 
 def attention(maps: NDArray[np.floating[Any]]) -> Floats:
-    """The softmax over the patches of maps (..., h, w)."""
+    """Returns the softmax over the patches.
+
+    Args:
+        maps: (..., h, w).
+    """
     weight = np.exp(maps - maps.max(axis=(-2, -1), keepdims=True))
     shares: Floats = weight / weight.sum(axis=(-2, -1), keepdims=True)
     return shares
@@ -137,6 +169,16 @@ def attention(maps: NDArray[np.floating[Any]]) -> Floats:
 def _checked(
     images: NDArray[np.uint8], similarity: NDArray[np.floating[Any]], masks: NDArray[np.uint8] | None
 ) -> Floats:
+    """Checks the shapes, and returns the similarity maps as float64.
+
+    Args:
+        images: (n, H, W, C) uint8.
+        similarity: (n, A, h, w).
+        masks: (n, any, any), or None.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
     if images.ndim != 4 or len(images) == 0 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (n, H, W, 1 or 3), got {images.dtype} {images.shape}")
     if similarity.ndim != 4 or len(similarity) != len(images):
@@ -147,7 +189,13 @@ def _checked(
 
 
 def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
-    # More columns than an image and two arms take widen it: a picture under an inch shows nothing.
+    # More columns than an image and two arms widen the figure, because a picture under an inch is unreadable.
+    """Returns an empty figure with a grid of axes.
+
+    Args:
+        rows, columns: size of the grid.
+        title: heading of the figure; empty for none.
+    """
     width = min(max(_WIDTH, _LEAST * columns), 1.6 * columns + 0.3)
     figure = Figure(figsize=(width, width / columns * rows + 0.5), dpi=120, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
@@ -164,17 +212,31 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]
 
 
 def _draw_image(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
+    """Draws an image with the outline of its mask.
+
+    Args:
+        axes: the axes.
+        image: (H, W, C) uint8.
+        mask: 1 for the object, or None.
+    """
     _show(axes, image, cmap="gray", vmin=0, vmax=255)
     _outline(axes, mask, VERMILION)
 
 
 def _outline(axes: Axes, mask: NDArray[np.uint8] | None, colour: str) -> None:
+    """Draws the outline of a mask, unless it is all object or all background.
+
+    Args:
+        axes: the axes.
+        mask: 1 for the object, or None.
+        colour: colour of the line.
+    """
     if mask is None:
         return
     inside = mask == 1
     if inside.all() or not inside.any():
         return
-    # Fine squares instead of pixels, so that the outline follows the mask's edges and not the middles of its pixels.
+    # Each pixel becomes fine squares, so that the outline follows pixel edges and not pixel centres.
     fine = np.kron(inside, np.ones((math.ceil(200 / max(inside.shape)),) * 2))
     rows, columns = ((np.arange(side) + 0.5) / side for side in fine.shape)
     for drawn, width in (("white", 2.6), (colour, 1.4)):
@@ -182,9 +244,17 @@ def _outline(axes: Axes, mask: NDArray[np.uint8] | None, colour: str) -> None:
 
 
 def _draw_attention(axes: Axes, image: NDArray[np.uint8], shares: Floats, mask: NDArray[np.uint8] | None) -> None:
+    """Draws attention as a tint over a pale grey image.
+
+    Args:
+        axes: the axes.
+        image: (H, W, C) uint8.
+        shares: attention (h, w).
+        mask: 1 for the object, or None.
+    """
     grey = image.mean(axis=-1)
     _show(axes, 255 - 0.5 * (255 - grey), cmap="gray", vmin=0, vmax=255)
-    # One colour that only gets denser: the image stays readable, and more colour is more attention for every reader.
+    # One colour of varying density keeps the image readable, and is unambiguous with any colour vision.
     tint = np.empty((*shares.shape, 4))
     tint[..., :3] = to_rgb(VERMILION)
     tint[..., 3] = 0.9 * shares / shares.max()
@@ -193,6 +263,14 @@ def _draw_attention(axes: Axes, image: NDArray[np.uint8], shares: Floats, mask: 
 
 
 def _draw_similarity(axes: Axes, values: Floats, threshold: float, *, cut_off: bool = False) -> None:
+    """Draws a similarity map in colours around its cut.
+
+    Args:
+        axes: the axes.
+        values: the map (h, w).
+        threshold: standard deviations from the mean to the cut.
+        cut_off: whether values up to the cut are grey.
+    """
     cut = _cut(values, threshold)
     reach = max(float(np.abs(values - cut).max()), 1e-12)
     shown = np.ma.masked_less_equal(values, cut) if cut_off else values  # type: ignore[no-untyped-call]
@@ -201,6 +279,13 @@ def _draw_similarity(axes: Axes, values: Floats, threshold: float, *, cut_off: b
 
 
 def _draw_components(axes: Axes, values: Floats, threshold: float) -> None:
+    """Draws the components of a similarity map, and their number.
+
+    Args:
+        axes: the axes.
+        values: the map (h, w).
+        threshold: standard deviations from the mean to the cut.
+    """
     labels = components(values, threshold)
     colours = ListedColormap(["white", *_PARTS, GREY])
     _show(axes, np.minimum(labels, len(_PARTS) + 1), cmap=colours, vmin=-0.5, vmax=len(_PARTS) + 1.5)
@@ -210,5 +295,12 @@ def _draw_components(axes: Axes, values: Floats, threshold: float) -> None:
 
 def _show(axes: Axes, values: NDArray[Any], **style: Any) -> None:
     # Image, mask and maps share one unit square, whatever their resolutions.
+    """Draws an array over the unit square of the axes.
+
+    Args:
+        axes: the axes.
+        values: (rows, columns), or with colour channels.
+        **style: further arguments of `imshow`.
+    """
     axes.imshow(values, extent=(0, 1, 1, 0), interpolation="nearest", **style)
     axes.set_aspect(values.shape[0] / values.shape[1])

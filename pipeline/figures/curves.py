@@ -1,7 +1,8 @@
-"""Figures of numbers: learning curves, the objective by trial, confusion, calibration, and differences with intervals.
+"""Figures of numbers: learning curves, objective by trial, confusion, calibration, differences with intervals.
 
-Series differ in mark or line style besides colour. Accuracies come in as fractions and are drawn in per cent. NaN, and
-None where it is allowed, means "was not measured" and leaves a gap.
+Series differ in mark or line style as well as in colour. Accuracies are passed as fractions and drawn in per
+cent. NaN, and None where it is allowed, means "not measured" and leaves a gap.
+
 Shape letters: S seeds, E epochs, C classes.
 """
 
@@ -22,7 +23,7 @@ from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
-_WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
+_WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch, the width of the report's figures
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _NUMBERED_CLASSES = 15
 _NAMED_CLASSES = 40
@@ -52,10 +53,17 @@ def learning_curves(
     scale: float = 100.0,
     title: str = "",
 ) -> Figure:
-    """Draw each series as the mean over its seeds, with a band from the lowest to the highest seed.
+    """Draws each series as the mean over its seeds, with a band from the lowest to the highest seed.
 
-    series: name -> (epochs (E,), values (S, E), or (E,) for one seed). NaN after a seed's last epoch is left out.
-    Values are multiplied by `scale`. Raises ValueError where epochs and values do not fit.
+    Args:
+        series: name -> (epochs (E,), values (S, E), or (E,) for one seed). NaN after a seed's last epoch is
+            left out.
+        ylabel: label of the vertical axis.
+        scale: factor by which values are multiplied.
+        title: heading of the figure; empty for none.
+
+    Raises:
+        ValueError: the shapes of epochs and values do not fit.
     """
     figure, axes = _canvas(3.6, title)
     for (name, (epochs, values)), colour, dash in zip(series.items(), cycle(SERIES), cycle(_DASHES), strict=False):
@@ -78,11 +86,19 @@ def learning_curves(
 def objective_by_trial(
     trials: Sequence[Mapping[str, Any]], *, objective: ObjectiveAxis = ACCURACY_AXIS, title: str = ""
 ) -> Figure:
-    """Draw the first objective in the order of `trials`, with the best completed one so far as a line.
+    """Draws the first objective of each trial, and the best completed one so far as a line.
 
-    A trial is a mapping with "state" (complete, pruned, failed, or infeasible: not trained), "value" (None or
-    NaN where there is none) and, for a control, "control" true. Controls have a mark of their own and do not
-    enter the line; trials without a value stand on the lower edge. Raises ValueError for an unknown state.
+    Controls have their own mark and do not affect the line. Trials without a value are drawn at the lower
+    edge.
+
+    Args:
+        trials: mappings with "state" (complete, pruned, failed, or infeasible: not trained), "value" (None or
+            NaN without one) and, for a control, "control" true; in the order of starting.
+        objective: axis of the objective.
+        title: heading of the figure; empty for none.
+
+    Raises:
+        ValueError: a state is unknown.
     """
     figure, axes = _canvas(3.6, title)
     kinds = ["control" if trial.get("control") else str(trial["state"]) for trial in trials]
@@ -114,11 +130,18 @@ def objective_by_trial(
 
 
 def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
-    """Draw a confusion matrix (C, C), rows true, coloured by the share of the row, with the counts for few classes.
+    """Draws a confusion matrix, coloured by the share of each row, with counts if there are few classes.
 
-    Classes whose names no installed font has the signs of are numbered, all of them; see `pipeline.figures.fonts`.
+    All classes are numbered if the names of some cannot be drawn with the installed fonts; see
+    `pipeline.figures.fonts`.
 
-    Raises ValueError where matrix and names do not fit.
+    Args:
+        confusion: counts (C, C), a row for each true class.
+        classes: names (C,).
+        title: heading of the figure; empty for none.
+
+    Raises:
+        ValueError: matrix and names do not fit.
     """
     counts = np.asarray(confusion)
     if counts.shape != (len(classes), len(classes)):
@@ -147,10 +170,13 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
 
 
 def reliability_figure(bins: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], *, title: str = "") -> Figure:
-    """Draw accuracy against confidence: on the diagonal a network is as often right as it says.
+    """Draws accuracy against confidence. A perfectly calibrated network is on the diagonal.
 
-    bins: name -> (mean confidence, accuracy, number of images), each by bin, NaN where a bin is empty. The area of a
-    mark grows with its images, so that nobody reads much into a bin of three.
+    The area of a mark grows with its number of images, so that nobody reads much into a bin of three.
+
+    Args:
+        bins: name -> (mean confidence, accuracy, number of images), each by bin, NaN where a bin is empty.
+        title: heading of the figure; empty for none.
     """
     figure, axes = _canvas(4.2, title, width=4.8)
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="perfect")
@@ -172,10 +198,13 @@ def difference_figure(
     title: str = "",
     words: MetricWords = ACCURACY_WORDS,
 ) -> Figure:
-    """Draw differences with their intervals, one (name, difference, low, high) a row, as fractions.
+    """Draws differences with their intervals, one a row.
 
-    `margin` shades the differences too small to matter. A row without an interval (None) is drawn hollow. words: of the
-    metric that they are of.
+    Args:
+        rows: (name, difference, low, high) as fractions. A row without an interval (None) is drawn hollow.
+        margin: size of the differences that are too small to matter, which are shaded; None for no shading.
+        title: heading of the figure; empty for none.
+        words: the metric in words.
     """
     scale = 100 if words.in_points else 1
     figure, axes = _canvas(1.3 + 0.42 * len(rows), title)
@@ -199,6 +228,13 @@ def difference_figure(
 
 
 def _canvas(height: float, title: str, *, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    """Returns an empty figure with axes.
+
+    Args:
+        height: inches.
+        title: heading of the figure; empty for none.
+        width: inches.
+    """
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -216,7 +252,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _legend_below(axes: Axes) -> None:
-    """Put the legend under the axes, where it can cover nothing."""
+    """Places the legend below the axes, where it covers nothing."""
     if axes.get_legend_handles_labels()[0] and isinstance(axes.figure, Figure):
         axes.figure.legend(loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
 

@@ -1,8 +1,8 @@
-"""Fonts for the names that users give, in whatever script: taken where one is installed, else numbers in their place.
+"""Fonts for the names that users give, in any script; numbers replace names for which no font is installed.
 
-A name is drawn as it is written: what stands between two `$` is no formula. matplotlib draws an empty box for a sign
-that its font lacks. Scripts whose letters join, change places or run from the right (Arabic, Hebrew, Devanagari, Thai,
-...) need shaping besides, which matplotlib has from 3.11 on.
+A name is drawn as it is written: text between two `$` is not treated as a formula. matplotlib draws an empty
+box for a character that its font lacks. Scripts whose letters join, change places or run from the right
+(Arabic, Hebrew, Devanagari, Thai, ...) also need shaping, which matplotlib supports from 3.11 on.
 """
 
 import unicodedata
@@ -16,19 +16,28 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, weigh
 from matplotlib.text import Text
 
 SHAPES = hasattr(ft2font, "__libraqm_version__")
+"""Whether this matplotlib supports shaping."""
 BOXES = ("last resort", "emoji", "color", "adobe blank")
-"""In names of fonts that have a box for every sign, or colours that are not drawn."""
+"""Parts of names of fonts that have a box for every character, or colours that matplotlib does not draw."""
 REGULAR = 400
 RIGHT_TO_LEFT = ("R", "AL")
 OWN_FORMULA = r"\mathdefault"
+"""Marks the numbers that matplotlib writes at logarithmic axes as formulas."""
 JOINED = range(0x0900, 0x1100)
-"""Devanagari to Myanmar: signs change places and join. Thai's and Lao's marks stand above and below."""
+"""Devanagari to Myanmar, whose characters change places and join.
+
+Marks of Thai and Lao only stand above and below.
+"""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What stands in a figure for some names. texts: the names, or their numbers from 1 on, where one of them cannot be
-    drawn. families: fonts to draw them with, the first that has a sign giving it.
+    """Labels of some names in a figure.
+
+    Attributes:
+        texts: the names, or their numbers from 1 on if one of the names cannot be drawn.
+        families: fonts to draw them with. The first font that has a character draws it.
+        numbered: whether the texts are numbers.
     """
 
     texts: tuple[str, ...]
@@ -37,7 +46,11 @@ class Labels:
 
 
 def display_labels(names: Sequence[str]) -> Labels:
-    """How these names are drawn: all of them as they are, or all by number."""
+    """Returns the labels of names: all names as they are, or all as numbers.
+
+    Args:
+        names: the names.
+    """
     families = families_for("".join(names))
     if families is None:
         return Labels(tuple(str(number) for number in range(1, len(names) + 1)), _usual(), numbered=True)
@@ -45,14 +58,18 @@ def display_labels(names: Sequence[str]) -> Labels:
 
 
 def families_for(text: str) -> tuple[str, ...] | None:
-    """Fonts that have all signs of a text between them, the usual ones first; None: there are none, or no shaping."""
+    """Returns fonts that together have all characters of a text, the default ones first.
+
+    The result is None if some characters are in no installed font, or if the text needs shaping that is not
+    supported.
+    """
     needed = {sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in ("Cf", "Cc")}
     if not SHAPES and any(_needs_shaping(sign) for sign in needed):
         return None
     families = list(_usual())
     missing = {sign for sign in needed if ord(sign) not in _signs(findfont(FontProperties()))}
     installed = _installed() if missing else {}
-    # Of fonts that give as many signs, always the same one.
+    # Sorted, so that the choice among equally suitable fonts is always the same.
     ordered = sorted(installed, key=lambda name: (not name.startswith("Noto Sans"), name))
     while missing:
         gives = {name: {sign for sign in missing if ord(sign) in _signs(installed[name])} for name in ordered}
@@ -65,9 +82,12 @@ def families_for(text: str) -> tuple[str, ...] | None:
 
 
 def fit_fonts(figure: Figure) -> None:
-    """Give each text of a figure fonts that have its signs; signs that none has are written as their codes.
+    """Sets fonts that have all characters for each text of a figure. Other characters are replaced by their codes.
 
-    A `$` is a sign like others, but in the numbers that matplotlib writes at a logarithmic axis.
+    A `$` is drawn as a character, except in the numbers that matplotlib writes at a logarithmic axis.
+
+    Args:
+        figure: the figure, which is changed.
     """
     for text in figure.findobj(Text):
         if not isinstance(text, Text):
@@ -97,7 +117,7 @@ def _weight(given: str | int) -> int:
 
 
 def _installed() -> dict[str, str]:
-    """Upright fonts by name, each with the file of the weight that is nearest to the regular one."""
+    """Returns the file of each upright font, by the font's name, in the weight nearest to the regular one."""
     upright = [entry for entry in fontManager.ttflist if entry.style == "normal"]
     upright = [entry for entry in upright if not any(word in entry.name.lower() for word in BOXES)]
     by_weight = sorted(upright, key=lambda entry: -abs(_weight(entry.weight) - REGULAR))
@@ -108,5 +128,5 @@ def _installed() -> dict[str, str]:
 def _signs(path: str) -> frozenset[int]:
     try:
         return frozenset(ft2font.FT2Font(path).get_charmap())
-    except (RuntimeError, OSError, ValueError):  # a font that is damaged, or of a kind that is not drawn
+    except (RuntimeError, OSError, ValueError):  # a damaged font, or one of an unsupported format
         return frozenset()

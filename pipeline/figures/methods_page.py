@@ -1,4 +1,4 @@
-"""The page of a comparison of methods: one HTML file, as the report is (`pipeline.figures.report`)."""
+"""Page of a comparison of methods: one HTML file, like the report (`pipeline.figures.report`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ from pipeline.score.metrics.wording import MetricWords
 
 @dataclass(frozen=True)
 class ComparisonPage:
-    """What the page says.
+    """Content of the page.
 
-    answer           sentences on what helps
-    rows             the control first, then the methods, then the probe if there is one: method, control (bool),
-                     setting, seeds, value, difference (None of the control and the probe, which lack low to shown),
-                     low, high (None without an interval), p, shown, auroc (None without masks), attention (difference,
-                     low, high, p; or None), epochs (None without a search), seconds, report (its address)
-    difference, attention_difference
-                     figures of `figures.curves.difference_figure`; the latter None without masks
-    how              sentences on the family and the control
-    cost, again      (name, words) pairs
+    Attributes:
+        title: the heading.
+        answer: sentences on which methods help.
+        metric: the metric in words.
+        rows: the control, the methods and then the probe if there is one. Keys: method, control (bool),
+            setting, seeds, value, difference (None for control and probe, which lack low, high, p and shown),
+            low, high (None without an interval), p, shown, auroc (None without masks), attention (difference,
+            low, high and p, or None), epochs (None without a search), seconds, report (its address).
+        difference: figure from `figures.curves.difference_figure`.
+        attention_difference: the same of attention; None without masks.
+        how: sentences on the family and the control.
+        cost: (name, words) pairs on the cost.
+        again: (name, words) pairs on how to reproduce the results.
     """
 
     title: str
@@ -37,5 +41,9 @@ class ComparisonPage:
 
 
 def render_comparison(data: ComparisonPage) -> str:
-    """Return the page as HTML. A row without one of its keys raises `jinja2.UndefinedError`, naming it."""
+    """Renders the page as HTML. A row without one of its keys raises `jinja2.UndefinedError`, which names the key.
+
+    Args:
+        data: the content.
+    """
     return page_environment().get_template("methods_page.html.j2").render(data=data)

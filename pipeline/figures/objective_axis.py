@@ -1,4 +1,4 @@
-"""How an objective of a search is drawn and written: its words, its unit, and which end of it is better."""
+"""Axis of an objective in figures: its words, its unit, and whether more or less is better."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,13 @@ _MINIMIZED = ("val/loss", "parameters", "latency_ms")
 
 @dataclass(frozen=True)
 class ObjectiveAxis:
-    """words: without a unit. unit, scale: values are multiplied by the scale to be in it; no unit where it is empty.
+    """Axis of an objective.
 
-    minimize: whether less is better.
+    Attributes:
+        words: the objective in words, without a unit.
+        unit: unit of the axis; empty without one.
+        scale: factor from the objective's values to the unit.
+        minimize: whether less is better.
     """
 
     words: str
@@ -37,21 +41,25 @@ class ObjectiveAxis:
 
     @property
     def label(self) -> str:
-        """Of an axis."""
+        """Label of the axis."""
         return f"{self.words} ({self.unit})" if self.unit else self.words
 
     @property
     def title(self) -> str:
-        """The words at the beginning of a sentence."""
+        """The words, as at the beginning of a sentence."""
         return self.words[0].upper() + self.words[1:]
 
     def gain(self, value: float) -> float:
-        """A value turned so that more is better."""
+        """Returns a value with the sign for which more is better."""
         return -value if self.minimize else value
 
 
 def objective_axis(name: str) -> ObjectiveAxis:
-    """The axis of an objective of `search.objectives`."""
+    """Returns the axis of an objective.
+
+    Args:
+        name: the objective, as in `search.objectives`.
+    """
     unit, scale = _UNITS.get(name, ("", 1.0))
     return ObjectiveAxis(_WORDS.get(name, name), unit, scale, name in _MINIMIZED)
 

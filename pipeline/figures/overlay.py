@@ -1,4 +1,4 @@
-"""A picture with what a network attended to laid over it."""
+"""Heat map of a network's attention over a picture."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,16 +7,24 @@ from PIL import Image, ImageColor
 from pipeline.figures import VERMILION
 
 STRENGTH = 0.65
-"""How much of the picture the strongest attention covers."""
+"""Opacity of the strongest attention, in (0, 1)."""
 
 
 def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike) -> NDArray[np.uint8]:
-    """The image (H, W, 3) uint8, as grey, with its attention (h, w) over it: the more colour, the more attention.
+    """Draws the attention over a grey version of the image. More attention has more colour.
 
-    The strongest patch is as strong in every picture; even attention leaves the image as it is.
+    The strongest patch has the same opacity in every picture. Uniform attention leaves the image without
+    colour.
+
+    Args:
+        image: (H, W, 3) uint8.
+        attention: (h, w), of any scale.
+
+    Returns:
+        The picture, (H, W, 3) uint8.
 
     Raises:
-        ValueError: shapes of another kind.
+        ValueError: the shapes are different ones.
     """
     heat = np.asarray(attention, dtype=np.float32)
     if image.ndim != 3 or image.shape[-1] != 3 or heat.ndim != 2:

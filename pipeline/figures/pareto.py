@@ -1,7 +1,7 @@
-"""The Pareto figure of a search for several objectives: which configurations no other one beats in all of them.
+"""Pareto figure of a search for several objectives.
 
-A configuration is a mapping with the objectives' values by name, "trial", "control", "front", "chosen" and "keeps" (the
-constraints).
+A configuration is a mapping with the objectives' values by name, "trial", "control", "front", "chosen" and
+"keeps" (whether it meets the constraints).
 """
 
 import math
@@ -21,18 +21,27 @@ from pipeline.figures.objective_axis import objective_axis
 Config = Mapping[str, Any]
 
 PICTURE = "pareto.png"
-"""Its name in results/search/. DVC does not know it, since a search for one objective has none."""
+"""File name in results/search/. DVC does not track it, since a search for one objective has none."""
 
 _WIDTH = 7.5
 _ABREAST = 2
 _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
+"""Draw style of the front by the direction of the horizontal objective."""
 
 
 def front_figure(folder: Path, summary: SearchSummary, *, title: str = "") -> Figure | None:
-    """The figure of pareto.csv in a search's results; None of a search for one objective.
+    """Draws the Pareto front in a search's results.
+
+    Args:
+        folder: folder with the search's pareto.csv.
+        summary: summary of the search.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None for a search for one objective.
 
     Raises:
-        UserError: the table is not there.
+        UserError: the table is missing.
     """
     objectives = summary.objectives
     if len(objectives) < 2:
@@ -51,7 +60,12 @@ def front_figure(folder: Path, summary: SearchSummary, *, title: str = "") -> Fi
 
 
 def write_pareto_figure(folder: Path, summary: SearchSummary) -> None:
-    """Write the figure beside the results; one of an earlier search goes."""
+    """Writes the Pareto figure beside the results, and removes one of an earlier search.
+
+    Args:
+        folder: folder with the search's pareto.csv.
+        summary: summary of the search.
+    """
     (folder / PICTURE).unlink(missing_ok=True)
     figure = front_figure(folder, summary, title="Pareto front of the search")
     if figure is not None:
@@ -60,12 +74,19 @@ def write_pareto_figure(folder: Path, summary: SearchSummary) -> None:
 
 
 def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
-    """Draw the first objective against each other one; None with fewer than two objectives or without a front.
+    """Draws the first objective against each other one.
 
-    objectives: "maximize" or "minimize" by name; an arrow at the axis says where better lies. Filled marks are the
-    front, joined by steps where there are two objectives (between two configurations there is nothing but the worse of
-    both); pale ones are dominated, crosses break a constraint, diamonds are controls, and a star is the one that was
-    chosen.
+    Filled marks are the front. With two objectives, steps join them, because any point between two
+    configurations is no better than the worse of both. Pale marks are dominated, crosses break a constraint,
+    diamonds are controls, and a star is the chosen configuration.
+
+    Args:
+        configs: the configurations.
+        objectives: "maximize" or "minimize" by name. An arrow at the axis shows the better direction.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None with fewer than two objectives or without a front.
     """
     names = list(objectives)
     drawn = [each for each in configs if all(math.isfinite(each[name]) for name in names)]
@@ -93,6 +114,15 @@ def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, t
 
 
 def _draw(axes: Axes, configs: Sequence[Config], across: str, up: str, *, step: str | None) -> None:
+    """Draws one pair of objectives.
+
+    Args:
+        axes: the axes.
+        configs: the configurations.
+        across, up: objectives of the horizontal and vertical axis.
+        step: draw style of the line that joins the front; None for no line.
+    """
+
     def at(chosen: Sequence[Config]) -> tuple[list[float], list[float]]:
         return [_scaled(across, each[across]) for each in chosen], [_scaled(up, each[up]) for each in chosen]
 
@@ -131,4 +161,11 @@ def _scaled(name: str, value: float) -> float:
 
 
 def _label(name: str, direction: str, arrows: tuple[str, str]) -> str:
+    """Returns the label of an axis.
+
+    Args:
+        name: the objective.
+        direction: "maximize" or "minimize".
+        arrows: arrows towards smaller and larger values.
+    """
     return f"{objective_axis(name).label}  {arrows[direction == 'maximize']} better"

@@ -1,7 +1,7 @@
-"""The page a person reads after a search: one HTML file that needs nothing else.
+"""Report of a search for its reader: one HTML file that needs nothing else.
 
-`ReportData` is what the page says, as plain data and figures; `render_report` turns it into HTML with the template next
-to this module. Figures are embedded as PNG, and nothing is fetched from anywhere.
+`ReportData` is the content, as plain data and figures. `render_report` turns it into HTML with the template
+next to this module. Figures are embedded as PNG, and nothing is fetched from elsewhere.
 """
 
 import base64
@@ -27,46 +27,53 @@ Words = Sequence[tuple[str, str]]
 
 _TRIALS_SHOWN = 50
 _ABSENT = "\N{EN DASH}"
+"""Text of a value that does not exist."""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """What the report says. Accuracies, deviations and ECE are fractions of 1; None hides what does not exist.
+    """Content of the report.
 
-    title, verdict   the heading, and the sentences of `score.verdict`
-    remarks          further sentences under the verdict, such as a comparison's note
-    arms             rows with arm, seeds (None of a probe), accuracy, accuracy_sd (None with one seed), nll (nats),
-                     ece; metric and metric_sd, where the arms are compared by another metric
-    metric           that in words; None: accuracy
-    objective        the first one of the search
-    difference       figure of the difference and its interval
-    analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
-    ensembles        what the rows of the ensembles among the arms say, in words; None without any
-    probe            what its row among the arms says, in words; None without one
-    folds            rows with fold, images, setting, best, control, difference, low, high (None without an interval);
-                     none without folds
-    folds_note       what is to be known of them
-    look             which look at the test images it is (`pipeline.state.looks`)
-    attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
-                     and control, then the trivial baselines. None if the data have no masks
-    attention_changes
-                     best minus control by the same columns: difference, low, high (None where there is no interval)
-    attention_note   sentences on it: where the masks come from, the number of images left out
-    trials           rows with trial, state, epochs, value (of the first objective; None if there is none), parameters
-                     (by dotted path), control (bool), in the order of starting
-    trials_figure, learning_curves, search_curves, confusion, calibration
-                     figures from `figures.curves`; search_curves: of the first objective
-    search_figures   (caption, figure) from `figures.search`
-    classes          rows with class, images, best, control (accuracies; None for a class without images), and change,
-                     low, high, p (None where the class cannot be compared)
-    class_figure     (caption, figure) of the changes
-    cost             (name, words) pairs
-    usage            rows with part, cpu_busy, machine_cpu_busy, gpu_busy, data_wait (fractions of 1), memory_mb,
-                     gpu_memory_mb, each None if it is not known; none where nothing was measured
-    attention_figures
-                     (caption, figure) from `figures.attention`
-    commit, data_hash, fingerprint, command, versions (by library), seconds
-                     what it takes to get the same numbers again; commit None outside a repository
+    Accuracies, deviations and ECE are fractions of 1. None hides a part that does not exist.
+
+    Attributes:
+        title: the heading.
+        verdict: the sentences of `score.verdict`.
+        arms: rows with arm, seeds (None for a probe), accuracy, accuracy_sd (None with one seed), nll (nats)
+            and ece; also metric and metric_sd if the arms are compared by another metric.
+        look: number of the look at the test images (`pipeline.state.looks`).
+        trials: rows with trial, state, epochs, value (of the first objective; None without one), parameters
+            (by dotted path) and control (bool), in the order of starting.
+        commit: commit of the checkout; None outside a repository.
+        data_hash, fingerprint: hash of the prepared set, and fingerprint of the search.
+        command: the command that gives the same results.
+        versions: version of each library by its name.
+        seconds: time of everything together.
+        remarks: further sentences under the verdict, such as a comparison's note.
+        metric: the other metric in words; None for accuracy.
+        objective: axis of the search's first objective.
+        difference: figure of the difference and its interval.
+        ensembles: sentences on the rows of ensembles among the arms; None without any.
+        probe: sentences on the probe's row among the arms; None without one.
+        folds: rows with fold, images, setting, best, control, difference, low and high (None without an
+            interval); empty without folds.
+        folds_note: sentences on the folds.
+        analysis: (name, sentence) pairs on the declared analysis, its results and further comparisons.
+        attention: rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game and
+            energy: best and control, then the trivial baselines. None if the data have no masks.
+        attention_changes: best minus control for each of these columns: difference, low, high (None without
+            an interval).
+        attention_note: sentences on the origin of the masks and the number of images left out.
+        trials_figure, learning_curves, search_curves, confusion, calibration: figures from `figures.curves`;
+            `search_curves` shows the first objective.
+        search_figures: (caption, figure) from `figures.search`.
+        classes: rows with class, images, best and control (accuracies; None for a class without images), and
+            change, low, high and p (None if the class cannot be compared).
+        class_figure: (caption, figure) of the changes.
+        attention_figures: (caption, figure) from `figures.attention`.
+        cost: (name, words) pairs.
+        usage: rows with part, cpu_busy, machine_cpu_busy, gpu_busy, data_wait (fractions of 1), memory_mb and
+            gpu_memory_mb, each None if unknown; empty if nothing was measured.
     """
 
     title: str
@@ -106,9 +113,12 @@ class ReportData:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the report as one HTML page. A row without one of its keys raises `jinja2.UndefinedError`, naming it.
+    """Renders the report as one HTML page. A row without one of its keys raises `jinja2.UndefinedError`.
 
-    Trials are sorted by the first objective, at most fifty of them shown, the controls always among these.
+    Trials are sorted by the first objective. At most fifty of them are shown, always with the controls.
+
+    Args:
+        data: the content.
     """
     environment = page_environment()
     shown = shown_trials(data.trials, objective=data.objective)
@@ -120,7 +130,7 @@ def render_report(data: ReportData) -> str:
 
 
 def page_environment() -> Environment:
-    """Templates of this folder, with filters for numbers and figures."""
+    """Returns an environment for this folder's templates, with filters for numbers and figures."""
     environment = Environment(
         loader=PackageLoader("pipeline.figures", ""),
         autoescape=True,
@@ -145,7 +155,16 @@ def page_environment() -> Environment:
 def shown_trials(
     trials: Sequence[Row], limit: int = _TRIALS_SHOWN, *, objective: ObjectiveAxis = ACCURACY_AXIS
 ) -> list[Row]:
-    """Choose at most `limit` trials: all controls first, then the best; sorted by their value, unknown last."""
+    """Chooses the trials that the report shows: all controls first, then the best.
+
+    Args:
+        trials: rows as in `ReportData.trials`.
+        limit: largest number of trials.
+        objective: axis of the first objective.
+
+    Returns:
+        The chosen trials, the best first and those without a value last.
+    """
     rank = partial(_rank, objective=objective)
     ranked = sorted(trials, key=rank)
     kept = sorted(ranked, key=lambda trial: not trial["control"])[:limit]
@@ -187,7 +206,7 @@ def _megabytes(value: float | None) -> str:
 def _picture(figure: Figure, description: str) -> Markup:
     buffer = io.BytesIO()
     fit_fonts(figure)
-    # The library's version stays out of the file, so that equal figures are equal bytes.
+    # The file must not contain the library's version, so that equal figures are equal bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(escape(description), data)

@@ -1,9 +1,9 @@
-"""Figures of a search: which configurations did well, what seems to have mattered, and how many trials each epoch saw.
+"""Figures of a search: good configurations, parameters that seem to matter, and number of trials by epoch.
 
-A trial is a mapping with "state" (complete, pruned or failed), "value" (of the first objective, None without one),
-"epochs" and "parameters" (by short name, numbers or words). Controls and confirmations are left to the
-caller to leave out. A trial that was stopped early has the value of its last epoch, which is no result: such trials
-never carry colour.
+A trial is a mapping with "state" (complete, pruned or failed), "value" (of the first objective, None without
+one), "epochs" and "parameters" (numbers or words by short name). The caller leaves out controls and
+confirmations. The value of a trial that was stopped early is the one of its last epoch. Because that is no
+result, it never has colour.
 """
 
 import math
@@ -26,7 +26,7 @@ Trial = Mapping[str, Any]
 _WIDTH = 7.5
 _ABREAST = 3
 _MAP = "cividis"
-"""Its lightness rises evenly, also for readers without red or green."""
+"""Colour map whose lightness rises evenly, also for readers without red or green."""
 
 
 def parallel_figure(
@@ -36,12 +36,19 @@ def parallel_figure(
     objective: ObjectiveAxis = ACCURACY_AXIS,
     title: str = "",
 ) -> Figure | None:
-    """Draw each trial as a line through its parameters to its value; None without a completed trial.
+    """Draws each trial as a line through its parameters to its value.
 
-    logarithmic: the parameters that are searched, and drawn, on such a scale.
+    Completed trials are coloured by their value, and the best is thickest. Trials that were stopped early are
+    thin and grey, and end before the last axis.
 
-    Completed trials are coloured by their value, the best thickest; those stopped early are thin and grey, and end
-    before the last axis.
+    Args:
+        trials: the trials.
+        logarithmic: names of the parameters that are searched, and drawn, on a logarithmic scale.
+        objective: axis of the first objective.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None without a completed trial.
     """
     done = [trial for trial in trials if _is_result(trial)]
     names = _names(trials)
@@ -86,7 +93,16 @@ def parallel_figure(
 def importance_figure(
     shares: Mapping[str, float], *, objective: ObjectiveAxis = ACCURACY_AXIS, title: str = ""
 ) -> Figure | None:
-    """Draw each parameter's share of the variance as a bar, the largest on top; None where there are none."""
+    """Draws each parameter's share of the variance as a bar, the largest on top.
+
+    Args:
+        shares: share in [0, 1] of each parameter, by its name.
+        objective: axis of the first objective.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None without shares.
+    """
     if not shares:
         return None
     ranked = sorted(shares.items(), key=lambda item: item[1])
@@ -108,11 +124,18 @@ def slice_figure(
     objective: ObjectiveAxis = ACCURACY_AXIS,
     title: str = "",
 ) -> Figure | None:
-    """Draw the first objective against each parameter; None without a completed trial.
+    """Draws the first objective against each parameter.
 
-    logarithmic: the parameters that are searched, and drawn, on such a scale.
+    Filled marks are completed trials. Hollow marks are trials that were stopped early, at their last value.
 
-    Filled marks are completed trials; hollow ones were stopped early, at whatever value they had by then.
+    Args:
+        trials: the trials.
+        logarithmic: names of the parameters that are searched, and drawn, on a logarithmic scale.
+        objective: axis of the first objective.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None without a completed trial.
     """
     names = _names(trials)
     drawn = [trial for trial in trials if trial["value"] is not None and trial["state"] != "failed"]
@@ -154,9 +177,16 @@ def slice_figure(
 
 
 def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
-    """Draw how many trials were still running after each epoch; None without a trial that was stopped early.
+    """Draws the number of trials that still ran after each epoch.
 
-    Where the line falls is a rung, with the number of trials that were stopped there. Failed trials are not counted.
+    The line falls at the rungs, which show how many trials were stopped there. Failed trials are not counted.
+
+    Args:
+        trials: the trials.
+        title: heading of the figure; empty for none.
+
+    Returns:
+        The figure; None if no trial was stopped early.
     """
     ended = [(int(trial["epochs"]), str(trial["state"])) for trial in trials if trial["state"] != "failed"]
     stopped = [epochs for epochs, state in ended if state == "pruned"]
@@ -182,7 +212,12 @@ def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
 
 
 class _Scale:
-    """Where a parameter's values stand: words in alphabetical order, numbers linear or logarithmic."""
+    """Scale of a parameter: words in alphabetical order, or numbers on a linear or logarithmic axis.
+
+    Args:
+        values: the parameter's values in all trials, None where a trial does not have it.
+        logarithmic: whether the parameter is searched on a logarithmic scale.
+    """
 
     def __init__(self, values: Sequence[Any], logarithmic: bool) -> None:
         given = [value for value in values if value is not None]
@@ -192,11 +227,11 @@ class _Scale:
         self.logarithmic = logarithmic and self.low > 0
 
     def position(self, value: Any) -> float:
-        """On the parameter's own axis."""
+        """Returns the position of a value on the parameter's own axis."""
         return float(self.words.index(str(value))) if self.words else float(value)
 
     def place(self, value: Any) -> float:
-        """From 0, the lowest, to 1; NaN for a parameter that a trial does not have."""
+        """Returns the place of a value from 0, the lowest, to 1, the highest; NaN for None."""
         if value is None:
             return math.nan
         at = self.position(value)
@@ -206,7 +241,7 @@ class _Scale:
         return 0.5 if low == high else (at - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """(place, text): every word, or the two ends and what lies between them."""
+        """Returns (place, text) of every word, or of the lowest, middle and highest number."""
         if self.words:
             return [(self.place(word), word) for word in self.words]
         if self.low == self.high:
@@ -224,6 +259,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _names(trials: Sequence[Trial]) -> list[str]:
-    """Parameters that differ between trials, in their order."""
+    """Returns the names of the parameters that differ between trials, in their order."""
     names = dict.fromkeys(name for trial in trials for name in trial["parameters"])
     return [name for name in names if len({str(trial["parameters"].get(name)) for trial in trials}) > 1]

@@ -1,1 +1,1 @@
-"""From parameters to what they name: image source, split, pretrained weights."""
+"""Inputs of the stages, as the parameters name them: image source, split, pretrained weights, guides."""

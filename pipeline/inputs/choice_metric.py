@@ -1,5 +1,7 @@
-"""The metric that decides among configurations that the first objective does not tell apart, where params.yaml leaves
-it to the data."""
+"""Choice of the metric that decides among configurations that are equal by the first objective.
+
+It is made here if params.yaml leaves it to the data (`search.choose.then: auto`).
+"""
 
 from pipeline.config import Params
 from pipeline.data.prepared.encoded import ImageRows
@@ -9,18 +11,18 @@ from pipeline.score.locate import count_rankable
 from pipeline.tune.objectives.objectives import AUROC, AUTO, otherwise_by
 
 MIN_MASKED = 50
-"""Validation images with a usable mask from which on attention decides: fewer do not tell configurations apart."""
+"""Validation images with a usable mask from which on attention decides. Fewer do not distinguish configurations."""
 BLOCK = 256
-"""Masks looked at together."""
+"""Number of masks that are read at once."""
 
 
 def resolve_choice(params: Params, prepared: Prepared, val: Ids) -> Params:
-    """The parameters with `search.choose.then: auto` replaced by the metric that the data give.
+    """Returns the parameters with `search.choose.then: auto` replaced by the metric that the data allow.
 
     Args:
-        params: As they were read.
-        prepared: The data.
-        val: The ids of the validation images.
+        params: parameters as they were read.
+        prepared: the prepared set.
+        val: ids of the validation images.
     """
     if params.search.choose.then != AUTO:
         return params
@@ -29,12 +31,23 @@ def resolve_choice(params: Params, prepared: Prepared, val: Ids) -> Params:
 
 
 def has_masks_to_choose_by(masks: ImageRows | None, val: Ids) -> bool:
-    """Whether enough validation images have a mask with object and background. Looks no further than it must."""
+    """Returns whether enough validation images have a mask with object and background.
+
+    Reading stops as soon as the answer is certain.
+    """
     return masks is not None and has_usable_masks(masks, val, least=MIN_MASKED)
 
 
 def has_usable_masks(masks: ImageRows, ids: Ids, *, least: int = 1) -> bool:
-    """Whether so many of these images have a mask with object and background. Looks no further than it must."""
+    """Returns whether enough images have a mask with object and background.
+
+    Reading stops as soon as the answer is certain.
+
+    Args:
+        masks: masks of the prepared set.
+        ids: ids of the images.
+        least: number of such images that is enough.
+    """
     found = 0
     for start in range(0, len(ids) if len(ids) >= least else 0, BLOCK):
         found += count_rankable(masks[ids[start : start + BLOCK]])

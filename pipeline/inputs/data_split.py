@@ -1,4 +1,4 @@
-"""The split that the parameters ask for, and what it was made of."""
+"""Split that the parameters ask for, with its groups and duplicates."""
 
 import json
 from contextlib import suppress
@@ -28,16 +28,21 @@ from pipeline.files.file_stats import hash_file
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"
-"""Beside the split: classes, groups and copies, role by role."""
+"""File beside the split with classes, groups and copies by role."""
 COPIES_FORMAT = 1
-"""Goes up when other pictures would be found to be copies."""
+"""Version of the stored duplicates. It goes up when the same images would give others."""
 
 
 @dataclass(frozen=True)
 class SplitInputs:
-    """A split and what it was made of. names: of the images' files, by row, None for sets that were no files.
+    """A split and the inputs of its making.
 
-    copies: None where they were not looked for. moved: images that went into train because of their copies.
+    Attributes:
+        split: the split.
+        names: file names of the images by row; None for sets without files.
+        groups: groups of images that stay together; None without `split.group_by`.
+        copies: duplicates among the images; None if they were not looked for.
+        moved: number of images that were put into train because of their duplicates.
     """
 
     split: Split
@@ -48,10 +53,15 @@ class SplitInputs:
 
 
 def compute_split(workspace: Workspace, params: Params, prepared: Prepared) -> Split:
-    """Roles of a prepared set's images.
+    """Returns the split of a prepared set.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        prepared: the prepared set.
 
     Raises:
-        UserError: as `prepare_split`.
+        UserError: as for `prepare_split`.
     """
     groups = _groups(workspace, params, file_names(workspace.prepared, prepared))
     if not _looks_for_copies(params):
@@ -60,11 +70,16 @@ def compute_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
 
 
 def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> SplitInputs:
-    """Roles of a prepared set's images, with what is to be told of them.
+    """Returns the split of a prepared set, with the inputs that its report describes.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        prepared: the prepared set.
 
     Raises:
-        UserError: a class with too few images, or groups, to be in every role; test classes that train never has; a
-            split.group_by that cannot be used.
+        UserError: a class has too few images or groups for all roles, test classes are missing in train, or
+            split.group_by cannot be used.
     """
     names = file_names(workspace.prepared, prepared)
     groups = _groups(workspace, params, names)
@@ -84,7 +99,15 @@ def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
 
 
 def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared) -> Duplicates:
-    """The copies among a prepared set's images; looked for once, since that takes seconds, and kept in `state/`."""
+    """Returns the duplicates among a prepared set's images.
+
+    Finding them takes seconds, so they are stored in `state/`.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        prepared: the prepared set.
+    """
     path = workspace.state / "split" / "copies.json"
     key = f"{COPIES_FORMAT} {prepared.data_hash} {params.split.duplicate_distance}"
     try:
@@ -92,22 +115,30 @@ def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared
         if kept["key"] == key:
             return Duplicates(*(np.array(kept[kind], dtype=np.int64).reshape(-1, 2) for kind in ("exact", "near")))
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or one that a crash has left
+        pass  # there is none yet, or a crash has damaged it
     copies = find_duplicates(prepared.images, params.split.duplicate_distance)
     content = {"key": key, "exact": copies.exact.tolist(), "near": copies.near.tolist()}
-    with suppress(OSError):  # a full disk costs the next one its seconds, no more
+    with suppress(OSError):  # with a full disk, the next call only computes them again
         write_whole(path, json.dumps(content), concurrent=True)
     return copies
 
 
 def _looks_for_copies(params: Params) -> bool:
-    """Whether copies decide the split: they move, or they stay together in folds."""
+    """Returns whether duplicates affect the split: they are moved, or stay together in folds."""
     return params.split.duplicates == "move" or (
         params.evaluate.folds is not None and params.split.duplicates != "ignore"
     )
 
 
 def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copies: Duplicates | None = None) -> Split:
+    """Returns a split, with folds if `evaluate.folds` is set.
+
+    Args:
+        params: the parameters.
+        prepared: the prepared set.
+        groups: groups of images that stay together, or None.
+        copies: duplicates that stay together, or None.
+    """
     if params.evaluate.folds is not None:
         check_folds(params, has_test=prepared.test is not None)
         return make_folds(
@@ -135,10 +166,14 @@ def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copie
 
 
 def check_folds(params: Params, *, has_test: bool) -> None:
-    """Refuse folds of a set that has a test split of its own, and a holdout without folds.
+    """Checks that the set allows folds, and that a holdout comes with folds.
+
+    Args:
+        params: the parameters.
+        has_test: whether the set has its own test split.
 
     Raises:
-        UserError: either of these.
+        UserError: the set has its own test split, or there is a holdout without folds.
     """
     evaluate = params.evaluate
     if evaluate.folds is None:
@@ -151,13 +186,17 @@ def check_folds(params: Params, *, has_test: bool) -> None:
     if has_test:
         raise UserError(
             f"params.yaml: evaluate.folds: given {evaluate.folds}; {params.set_name} has a test split of its own. "
-            "Folds would mix it with the other images, and what is lost is that its figures can be compared with those "
+            "Folds would mix it with the other images, and its results could no longer be compared with those "
             "that others report on that split. Set it to null."
         )
 
 
 def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:
-    """Names of the prepared images' files by row; None for sets that were no files.
+    """Returns the file names of the prepared images by row; None for sets without files.
+
+    Args:
+        folder: folder of the prepared set.
+        prepared: the prepared set.
 
     Raises:
         UserError: files.json is broken.
@@ -177,6 +216,16 @@ def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:
 
 
 def _groups(workspace: Workspace, params: Params, names: tuple[str, ...] | None) -> Groups | None:
+    """Returns the groups of `split.group_by`; None without it.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        names: file names of the images, or None.
+
+    Raises:
+        UserError: the images have no file names, or the table or pattern cannot be used.
+    """
     given = params.split.group_by
     if given is None:
         return None
@@ -192,13 +241,18 @@ def _nameless(params: Params) -> str:
 
 
 def _table(workspace: Workspace, given: str) -> Path:
-    # The copy of the checkout that `dvc exp run --temp` works in lacks what git does not know.
+    # `dvc exp run --temp` works in a copy of the checkout without the files that git does not track.
     there = workspace.root / given
     return there if there.exists() else workspace.anchor / given
 
 
 def group_by_content(workspace: Workspace, params: Params) -> dict[str, Any] | None:
-    """What split.group_by says, with the hash of the file that it names."""
+    """Returns the value of split.group_by and the SHA-256 of the file that it names; None without a value.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+    """
     given = params.split.group_by
     if given is None:
         return None
@@ -207,10 +261,16 @@ def group_by_content(workspace: Workspace, params: Params) -> dict[str, Any] | N
 
 
 def check_group_by(workspace: Workspace, params: Params) -> None:
-    """What can be known of split.group_by before images are: that it can be read, and is what the split was made by.
+    """Checks split.group_by as far as that is possible without images.
+
+    It must be readable, and its file must be the one from which the split was made.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
 
     Raises:
-        UserError: it cannot be used; or its file has changed since, which DVC does not see.
+        UserError: it cannot be used, or its file has changed since. DVC does not detect such a change.
     """
     given = params.split.group_by
     if given is None:
@@ -228,7 +288,7 @@ def check_group_by(workspace: Workspace, params: Params) -> None:
         return
     if made_by["given"] == given and made_by != group_by_content(workspace, params):
         raise UserError(
-            f"{quote_name(given)}: has changed since data/split.json was made by it, and DVC does not see that by "
-            "itself.\n"
+            f"{quote_name(given)}: has changed since data/split.json was made by it, and DVC does not detect "
+            "that.\n"
             f"Run `{single_item_command('split')}`, and then this again."
         )

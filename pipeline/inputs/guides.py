@@ -1,9 +1,9 @@
-"""The guides of locality guidance: trained once on the images that a role has, kept under `state/guides/`.
+"""Guides of locality guidance: networks that are trained once on the images of a role and stored in `state/guides/`.
 
-A guide sees the training images of its search, or, for retraining, those that retraining trains on; never test images.
-It is named by what decides it (data, split, role, depth, epochs, seed), so whoever needs the same one takes what is
-there: trials on all nodes, which are sent it as pretrained weights are, and every seed. It is written whole or not at
-all; one that is cut off in its training begins anew.
+A guide is trained on the training images of its search or, for retraining, on the images that retraining
+trains on. It never sees test images. Its name is a hash of everything that decides it (data, split, role,
+depth, epochs, seed). So the same guide serves trials on all nodes, which receive it like pretrained weights,
+and every seed. A guide is written completely or not at all. An interrupted training starts again.
 """
 
 import time
@@ -28,12 +28,18 @@ from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
 
 BATCH = 128
+"""Batch size of a guide's training."""
 
 
 @dataclass(frozen=True)
 class Guides:
-    """weights: of every guide that is needed, by its specification. seconds: that their training took, whenever that
-    was; gpu_seconds: those of them on a GPU. said: a line on each.
+    """The guides of some configurations.
+
+    Attributes:
+        weights: every guide by its specification.
+        seconds: total time of their training, whenever that was.
+        gpu_seconds: the part of that time on a GPU.
+        said: a line on each guide.
     """
 
     weights: Mapping[str, Weights] = field(default_factory=dict)
@@ -43,7 +49,12 @@ class Guides:
 
 
 def guided_configs(params: Params, space: SearchSpace) -> Iterator[Params]:
-    """Configurations in which every guide that a search can ask for occurs; none where nothing asks for one."""
+    """Yields configurations that together use every guide that a search can ask for.
+
+    Args:
+        params: the parameters.
+        space: the search space.
+    """
     flips = space.values_at_ends("train.flip") if "train.flip" in space.dimensions else [None]
     for where, config in space.representative_configs(params):
         if config.regularizer.uses_guide:
@@ -52,7 +63,12 @@ def guided_configs(params: Params, space: SearchSpace) -> Iterator[Params]:
 
 
 def describe_guide(params: Params, space: SearchSpace) -> dict[str, str]:
-    """What the plan says of the guide, if a search asks for one."""
+    """Returns the plan's line on the guide; empty if the search uses none.
+
+    Args:
+        params: the parameters.
+        space: the search space.
+    """
     config = next(guided_configs(params, space), None)
     if config is None:
         return {}
@@ -65,16 +81,16 @@ def describe_guide(params: Params, space: SearchSpace) -> dict[str, str]:
 
 
 def train_guides(workspace: Workspace, configs: Iterable[Params], *, split: Path, role: str) -> Guides:
-    """The guides of configurations on a role's images, trained now where they have not been before.
+    """Trains the guides of configurations, unless they are stored already.
 
     Args:
-        workspace: Where they are kept.
-        configs: Of which those that use no guide are passed over.
-        split: The file that says which images those are.
-        role: As of `TrainingData.ids`.
+        workspace: the checkout in whose state they are stored.
+        configs: the configurations. Configurations without a guide are skipped.
+        split: file of the split.
+        role: role of the training images, as in `TrainingData.ids`.
 
     Raises:
-        UserError: a guide's training diverged, or it cannot be kept.
+        UserError: a guide's training diverged, or the guide cannot be stored.
     """
     weights: dict[str, Weights] = {}
     notes: list[Mapping[str, Any]] = []
@@ -103,9 +119,19 @@ def train_guides(workspace: Workspace, configs: Iterable[Params], *, split: Path
 
 
 def _train(folder: Path, params: Params, data: TrainingData, role: str) -> None:
-    """Train a guide, and keep it in a folder.
+    """Trains a guide and stores it.
 
-    By SGD from 0.1 along a cosine with a decay of 5e-4, as the published one; shifted images are its augmentation.
+    As in the published method, it is trained by SGD with a learning rate from 0.1 along a cosine and a weight
+    decay of 5e-4. Its augmentation is shifted images.
+
+    Args:
+        folder: folder of the guide.
+        params: a configuration that uses it.
+        data: the data.
+        role: role of the training images.
+
+    Raises:
+        UserError: the training diverged.
     """
     config, images = guide_config(params), data.batches(role, scaled_by=role)
     recipe = TrainConfig(

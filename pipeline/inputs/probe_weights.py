@@ -1,4 +1,4 @@
-"""The pretrained weights whose frozen features `evaluate.probe` reads."""
+"""Pretrained weights whose frozen features `evaluate.probe` reads."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,13 @@ from pipeline.workspace import Workspace
 
 
 def probed_spec(params: Params) -> str:
-    """The specification of the network's own pretrained weights, or else of guided transfer's source.
+    """Returns the specification of the network's pretrained weights, or else of guided transfer's source.
+
+    Args:
+        params: the parameters.
 
     Raises:
-        UserError: there are neither, or the data are divided into folds.
+        UserError: neither is set, or the data are divided into folds.
     """
     if params.evaluate.folds is not None:
         raise UserError(
@@ -30,10 +33,16 @@ def probed_spec(params: Params) -> str:
 
 
 def read_probe_weights(workspace: Workspace, params: Params, recorded: Mapping[str, RecordedWeights]) -> Weights:
-    """The very weights that the search has recorded (`pipeline.provenance.weights_record`), of those that are probed.
+    """Returns the weights to be probed, exactly as the search has recorded them.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        recorded: weights that the search has recorded (`pipeline.provenance.weights_record`).
 
     Raises:
-        UserError: as `probed_spec`; the search had no such weights, or they have changed or gone since.
+        UserError: as for `probed_spec`; the search had no such weights, or they were changed or removed
+            since.
     """
     spec = probed_spec(params)
     asked = params.with_values({PRETRAINED: spec}, where="params.yaml: evaluate.probe")

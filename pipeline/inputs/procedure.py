@@ -1,8 +1,8 @@
-"""The parts of the procedure: a search and its retraining on all images and, with folds, one outside of each fold.
+"""Parts of the procedure: a search and its retraining on all images and, with folds, outside of each fold.
 
-Each part has its own split, seeds and search, so that nothing of a fold's test images comes into what is tested on
-them. A fold's split is a file of its own under `state/folds/`, made from `data/split.json`, which workers read as they
-read that one.
+Each part has its own split, seeds and search, so test images of a fold never influence the networks that are
+tested on them. A fold's split is a file under `state/folds/`, made from `data/split.json`. Workers read both
+in the same way.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,19 @@ from pipeline.provenance.code_hash import content_hash
 from pipeline.workspace import FOLDS, Workspace, part_folder
 
 ALL_IMAGES = "all images"
+"""Name of the part on all images."""
 
 
 @dataclass(frozen=True)
 class Part:
     """A search and its retraining.
 
-    number: of the fold whose images are left out, from 1; 0: of all images. folds: how many there are, 0 without.
-    params: with the part's own seed. split: its roles, path: the file that has them.
+    Attributes:
+        number: number of the fold whose images are left out, from 1; 0 for all images.
+        folds: number of folds; 0 without folds.
+        params: parameters with the part's own seed.
+        split: the part's roles.
+        path: file of the split.
     """
 
     number: int
@@ -33,31 +38,53 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What it is called beside the others: `fold 2 of 5`, `all images`; "" without folds."""
+        """Name beside the other parts: `fold 2 of 5`, `all images`; empty without folds."""
         return name_part(self.number, self.folds)
 
     def folder(self, whole: Path) -> Path:
-        """Where its results are, by where those of all images are."""
+        """Returns the folder of the part's results, from the folder of the results on all images."""
         return part_folder(whole, self.number)
 
 
 def name_part(number: int, folds: int) -> str:
-    """What a part is called beside the others; "" without folds."""
+    """Returns the name of a part beside the others; empty without folds.
+
+    Args:
+        number: number of the fold; 0 for all images.
+        folds: number of folds; 0 without folds.
+    """
     return "" if not folds else f"fold {number} of {folds}" if number else ALL_IMAGES
 
 
 def folds_hash(parts: Sequence[Part]) -> str:
-    """What the folds' test images are known by, whatever the holdout and the roles inside of them."""
+    """Returns a hash of the folds' test images. It does not depend on the holdout or on roles within folds.
+
+    Args:
+        parts: the parts, of which the first is on all images.
+    """
     return content_hash([part.split.test.tolist() for part in parts[1:]])
 
 
 def fold_split(workspace: Workspace, data_hash: str, split_hash: str) -> Path:
-    """The file of a fold's split."""
+    """Returns the file of a fold's split.
+
+    Args:
+        workspace: the checkout.
+        data_hash: hash of the prepared set.
+        split_hash: hash of the fold's split.
+    """
     return workspace.state / FOLDS / f"{data_hash[:8]}-{split_hash[:16]}.json"
 
 
 def split_parts(workspace: Workspace, params: Params, split: Split, *, data_hash: str) -> list[Part]:
-    """The parts of a split: first that of all images, then the folds. Files of folds are named, and not written."""
+    """Returns the parts of a split: first the one on all images, then the folds. Writes no files.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        split: the split.
+        data_hash: hash of the prepared set.
+    """
     parts = [Part(0, len(split.folds), params, split, workspace.split)]
     for number, fold in enumerate(split.folds, start=1):
         path = fold_split(workspace, data_hash, fold.split_hash)
@@ -66,10 +93,15 @@ def split_parts(workspace: Workspace, params: Params, split: Split, *, data_hash
 
 
 def read_parts(workspace: Workspace, params: Params, *, data_hash: str) -> list[Part]:
-    """The parts of `data/split.json`, with the files of its folds written.
+    """Returns the parts of `data/split.json`, and writes the files of its folds if they are missing.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        data_hash: hash of the prepared set.
 
     Raises:
-        UserError: it is not there, broken or of other data.
+        UserError: the split is missing, broken or of other data.
     """
     split = read_split(workspace.split, data_hash=data_hash)
     parts = split_parts(workspace, params, split, data_hash=data_hash)

@@ -1,8 +1,8 @@
-"""What specifications of pretrained weights mean, found out once, when a plan is made: a file, its hash, its network.
+"""Resolution of pretrained weights, when a plan is made: from a specification to a file, its hash and its network.
 
-vit_tiny_patch16_224.augreg_in21k   a name of timm's, which fetches the weights into its own cache
+vit_tiny_patch16_224.augreg_in21k   a name in timm, which fetches the weights into its own cache
 weights/mine.pth, weights/best       a file, or the folder of a checkpoint
-models:/sar-photos@champion, .../3   the registry's; an alias means the version that it has now
+models:/sar-photos@champion, .../3   a registered model; an alias means its current version
 """
 
 import json
@@ -38,16 +38,20 @@ from pipeline.train.sidecar import SIDECAR, WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
 
 CACHE_FOLDER = "kept.json"
-"""What is noted beside kept weights: what they were fetched as, and the network that they are of."""
+"""File beside cached weights: the name they were fetched as, their SHA-256 and their network."""
 
 
 def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]]) -> dict[str, Weights]:
-    """Everything that these configurations begin from or are guided by, by its specification.
+    """Returns all weights from which configurations begin or by which they are guided, by specification.
 
-    configs: with who asks for each. What has to be fetched is kept in `state/pretrained/` and not fetched again.
+    Fetched weights are stored in `state/pretrained/` and not fetched again.
+
+    Args:
+        workspace: the checkout.
+        configs: (origin, parameters) of each configuration. The origin is named in messages.
 
     Raises:
-        UserError: something is not there or cannot be had; says who asks for it, and what to do.
+        UserError: weights are missing or cannot be fetched; the message names the origin and a remedy.
     """
     found: dict[str, Weights] = {}
     for where, config in configs:
@@ -66,7 +70,7 @@ def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]])
 
 
 def _parse_spec(config: Params) -> Iterator[tuple[str, str]]:
-    """The weights that a configuration uses, with the parameter that names them."""
+    """Yields (parameter, specification) of the weights that a configuration uses."""
     if config.model.pretrained is not None:
         yield PRETRAINED, config.model.pretrained
     regularizer = config.regularizer
@@ -82,6 +86,16 @@ def _parse_spec(config: Params) -> Iterator[tuple[str, str]]:
 
 
 def _resolve(workspace: Workspace, spec: str, params: Params) -> Weights:
+    """Resolves one specification.
+
+    Args:
+        workspace: the checkout.
+        spec: the specification.
+        params: the configuration, for the address of the tracking store.
+
+    Raises:
+        ValueError: the weights do not exist, or lie where the pipeline writes.
+    """
     if spec.startswith("models:"):
         store = resolve_store(params.tracking.uri, workspace.anchor)
         prepare_store(store)
@@ -104,6 +118,7 @@ def _resolve(workspace: Workspace, spec: str, params: Params) -> Weights:
 
 
 def _network_of(checkpoint: Path) -> NetworkRecord:
+    """Returns the network that a checkpoint's sidecar describes."""
     if not (checkpoint / SIDECAR).is_file() or not (checkpoint / WEIGHTS).is_file():
         raise ValueError(f"is no checkpoint's folder: it lacks {WEIGHTS} or {SIDECAR}; name a file, or such a folder")
     sidecar: NetworkRecord = read_sidecar(checkpoint)
@@ -117,6 +132,13 @@ def _described(sidecar: NetworkRecord) -> NetworkRecord:
 
 
 def _fetch_registered(workspace: Workspace, spec: str, store: Store) -> Weights:
+    """Fetches the weights of a registered model, unless they are cached.
+
+    Args:
+        workspace: the checkout.
+        spec: a models:/ address.
+        store: the tracking store.
+    """
     name, version = find_version(store, spec)
 
     def fetch(folder: Path) -> NetworkRecord:
@@ -134,13 +156,19 @@ def _fetch_from_timm(workspace: Workspace, spec: str) -> Weights:
         save_file(tensors, folder / WEIGHTS)
         return {"timm": spec}
 
-    # What a name means could change with timm's release.
+    # A name may mean other weights in another release of timm.
     kept = _cached(workspace, f"{spec} of timm {timm.__version__}", fetch)
     return replace(kept, spec=spec, resolved=f"timm {timm.__version__}")
 
 
 def _cached(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], NetworkRecord]) -> Weights:
-    """What has been fetched as this before, or is now. fetch: leaves the file in a folder and returns the network."""
+    """Returns cached weights, and fetches them first if necessary.
+
+    Args:
+        workspace: the checkout.
+        fetched_as: name and version that identify the weights.
+        fetch: writes the weights into a folder and returns the network's record.
+    """
     root = workspace.state / "pretrained"
     for notes in sorted(root.glob(f"*/{CACHE_FOLDER}")):
         known = json.loads(notes.read_text())
@@ -156,6 +184,6 @@ def _cached(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Netwo
         (ready / CACHE_FOLDER).write_text(json.dumps(known, indent=1) + "\n")
         shutil.rmtree(ready / "fetched", ignore_errors=True)
         folder = cache_folder(workspace, sha256)
-        shutil.rmtree(folder, ignore_errors=True)  # the same weights, fetched as something else
+        shutil.rmtree(folder, ignore_errors=True)  # the same weights, fetched by another name
         os.replace(ready, folder)
     return Weights("", str(folder / WEIGHTS), sha256, "", network)

@@ -1,8 +1,8 @@
-"""Which source the parameters name, and whether it is still what data/prepared was made from.
+"""Image source that the parameters name, and detection of changes since data/prepared was made from it.
 
-DVC watches the parameters of `prepare`, and not the pictures that prepare.root points at: most checkouts have none, and
-dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it read, and `sar-search check`, with which
-`make repro` begins, compares.
+DVC tracks the parameters of `prepare`, but not the pictures in prepare.root. Most checkouts have none, and
+dvc.yaml cannot list paths that may not exist. So `prepare` records in state/ what it read. `sar-search
+check`, the first step of `make repro`, compares that record with the source.
 """
 
 import json
@@ -21,14 +21,20 @@ from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 NOTES_FILE = 50
+"""Largest number of records that are stored."""
 DATASETS_ROOT = "datasets"
-"""Where known sets are looked for and fetched to, in the checkout that state belongs to, if prepare.root is null."""
+"""Folder of known sets if prepare.root is null, in the checkout to which the state belongs."""
 
 
 def source_config(workspace: Workspace, params: Params) -> SourceConfig:
-    """The configuration of the source, its root looked for in the checkout and then where the checkout's state is.
+    """Returns the configuration of the source.
 
-    The two differ under `dvc exp run --temp`, whose copy of the checkout lacks what git does not know.
+    Its root is looked for in the checkout, and then in the checkout with the state. The two differ under `dvc
+    exp run --temp`, which works in a copy of the checkout without the files that git does not track.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
 
     Raises:
         UserError: the root lies where the pipeline writes.
@@ -37,7 +43,7 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
     root = workspace.anchor / DATASETS_ROOT if prepare.dataset in DATASETS else None
     if prepare.root is not None:
         root = workspace.root / prepare.root
-        if not os.path.exists(root):  # unlike Path's, it takes names of any length
+        if not os.path.exists(root):  # unlike Path.exists, it accepts names of any length
             root = workspace.anchor / prepare.root
         _check_place(workspace, root, prepare.root)
     return SourceConfig(
@@ -54,6 +60,13 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
 
 
 def _check_place(workspace: Workspace, root: Path, written: str) -> None:
+    """Raises a UserError for a root that lies where the pipeline writes.
+
+    Args:
+        workspace: the checkout.
+        root: the root's path.
+        written: the root as params.yaml has it, for the message.
+    """
     for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
         if root.resolve().is_relative_to(folder.resolve()):
             raise UserError(
@@ -63,7 +76,13 @@ def _check_place(workspace: Workspace, root: Path, written: str) -> None:
 
 
 def preview_source(workspace: Workspace, params: Params) -> Preview:
-    """What the source will give. Where it is gone, but data/prepared was made from it, what it gave.
+    """Returns a preview of the source: its images, classes and channels.
+
+    If the source is gone, but data/prepared was made from it, the preview comes from data/prepared.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
 
     Raises:
         UserError: the source cannot be used.
@@ -83,7 +102,14 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
 
 
 def note_source(workspace: Workspace, params: Params, source: Preview, data_hash: str) -> None:
-    """Note what data/prepared has just been made from."""
+    """Records the source from which data/prepared has just been made.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        source: preview of the source.
+        data_hash: hash of the prepared set.
+    """
     path = workspace.state / "prepare" / "sources.json"
     notes = {name: note for name, note in _notes(workspace).items() if name != data_hash}
     notes[data_hash] = {"identity": source.identity, "images": source.images, "prepare": _options(params)}
@@ -91,7 +117,11 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
 
 
 def describe_warnings(manifest: Manifest) -> Iterator[str]:
-    """Lines about what was odd in a set that has just been prepared, each with the names of some files."""
+    """Yields lines on irregularities of a set that has just been prepared, with the names of some files.
+
+    Args:
+        manifest: manifest of the prepared set.
+    """
     originals = manifest.get("original_labels")
     if originals is not None and originals != list(range(len(originals))):
         some = ", ".join(str(label) for label in originals[:5]) + (", ..." if len(originals) > 5 else "")
@@ -104,10 +134,15 @@ def describe_warnings(manifest: Manifest) -> Iterator[str]:
 
 
 def check_source_unchanged(workspace: Workspace, params: Params, source: Preview) -> None:
-    """Refuse to go on with a set that was made from pictures that are others by now.
+    """Checks that the source has not changed since data/prepared was made from it.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+        source: preview of the source.
 
     Raises:
-        UserError: they are; it says how to prepare anew.
+        UserError: it has; the message says how to prepare again.
     """
     made = manifest_if_current(workspace, params)
     if made is None or not source.identity:
@@ -116,17 +151,22 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     if note and note["prepare"] == _options(params) and note["identity"] != source.identity:
         raise UserError(
             f"{params.prepare.root or DATASETS_ROOT}: has changed since data/prepared was made from it "
-            f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not see that by itself.\n"
-            f"Run `{single_item_command('prepare')}`, and then this again; it takes what is there now."
+            f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not detect that.\n"
+            f"Run `{single_item_command('prepare')}`, then this command again. It prepares the current pictures."
         )
 
 
 def _options(params: Params) -> dict[str, Any]:
-    return params.prepare.model_dump(exclude={"download"})  # which does not change what is made
+    return params.prepare.model_dump(exclude={"download"})  # download does not change the result
 
 
 def manifest_if_current(workspace: Workspace, params: Params) -> Manifest | None:
-    """The manifest of data/prepared, if these parameters made it."""
+    """Returns the manifest of data/prepared; None if other parameters made it.
+
+    Args:
+        workspace: the checkout.
+        params: its parameters.
+    """
     try:
         manifest = open_prepared(workspace.prepared).manifest
     except (UserError, EOFError, KeyError):

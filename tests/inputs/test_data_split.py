@@ -347,7 +347,7 @@ def test_folds_of_a_set_with_a_test_split_of_its_own_are_refused(tmp_path: Path)
     np.save(workspace.prepared / "test.npy", np.arange(COUNT) % 4 == 0)
     set_folds(workspace, folds=5)
     prepared = dataclasses.replace(open_prepared(workspace.prepared), test=np.arange(COUNT) % 4 == 0)
-    with pytest.raises(UserError, match=r"evaluate\.folds: given 5; set has a test split of its own\. .* what is lost is that its figures can be compared"):  # fmt: skip
+    with pytest.raises(UserError, match=r"evaluate\.folds: given 5; set has a test split of its own\. .* its results could no longer be compared"):  # fmt: skip
         prepare_split(workspace, params_of(workspace), prepared)
 
 
