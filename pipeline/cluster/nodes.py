@@ -260,7 +260,7 @@ def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapp
         return [answer.why]
     for name, version in here.items():
         if name == PROCESSOR and (other := report.versions.get(name, version)) != version:
-            said.append(f"its processor is {other}, this one {version}, and what they compute differs; leave it out")
+            said.append(f"its processor is {other}, this one {version}, and they round differently; leave it out")
         elif name != PROCESSOR and report.versions.get(name) != version:
             said.append(
                 f"{name} {report.versions.get(name, 'is missing')} there, {version} here; use one image or lock"

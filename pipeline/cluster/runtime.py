@@ -233,7 +233,7 @@ def _worker_start_failure(log: Path) -> list[str]:
         return []
     said = next((line for line in reversed(lines) if line.strip() and "worker_pool" not in line), "nothing")
     return [
-        f"Ray's workers die before they can work; the last that was said: {truncate(said, 300)} (more in {log.parent})"
+        f"Ray's workers die before they can work; their last log line: {truncate(said, 300)} (more in {log.parent})"
     ]
 
 

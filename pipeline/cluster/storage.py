@@ -417,8 +417,8 @@ def _why(said: str) -> str:
     if "NO_SUCH_BUCKET" in said:
         return f"there is no such bucket at {where}. Create it, or correct the address."
     if any(word in said for word in REFUSED):
-        had = "these credentials" if _has_credentials() else "anybody without credentials"
-        return f"{where} does not let {had} in. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do."
+        had = "with these credentials" if _has_credentials() else "without credentials"
+        return f"{where} denies access {had}. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions."
     if "HTTP status 301" in said:
         return "the bucket is in another region. Set AWS_REGION to its region."
     return f"the request to {where} failed ({truncate(' '.join(said.split()), 300)})."

@@ -64,7 +64,7 @@ def run_check(
     check_group_by(workspace, plan.params)
     yield plan.describe()
     if ignored := removed_variables():
-        yield f"{'ignored':<10}{', '.join(ignored)}: would lead elsewhere than params.yaml says (docs/environment.md)"
+        yield f"{'ignored':<10}{', '.join(ignored)}: would override params.yaml (docs/environment.md)"
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
@@ -90,11 +90,11 @@ def run_check(
     if done:
         check_limits(plan.params, gpus=plan.resources.gpus)
         both = ", nor of retraining" if done.retrained else ""
-        yield f"{'expected':<10}nothing of the search{both}: what has run is of these parameters"
+        yield f"{'expected':<10}nothing of the search{both}: the finished runs have these parameters"
         return
     if not measured:
         check_limits(plan.params, gpus=plan.resources.gpus)
-        yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
+        yield f"{'expected':<10}not measured (--no-measure): time is unknown; memory, disk and budget are unchecked"
         return
     plans = plan.expected_parts()
     histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
@@ -137,7 +137,7 @@ def unknown_words(unknown: Sequence[str], used: str) -> str:
     more = f" and {others} other{'s' * (others > 1)}" if others else ""
     return (
         f"does not know {first}{more}: `git add {shlex.quote(first)}` before `dvc exp run --temp` or `--queue`, which "
-        "work on what git knows"
+        "copy only files that git tracks"
     )
 
 

@@ -128,7 +128,7 @@ def _check(
         if measured:
             yield from describe_total(plans)
         else:
-            yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory and disk will do"
+            yield f"{'expected':<10}not measured (--no-measure): time is unknown; memory and disk are unchecked"
 
 
 def _decide(plan: Plan, given: str, answer: Answer) -> Iterator[str]:

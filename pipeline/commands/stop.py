@@ -60,8 +60,8 @@ def _finishing(search: SearchState) -> str:
         ends += ", but for the best, if nothing else comes to run in full"
     return (
         f"search {search.id} starts no further trials{ends}. What runs ({running} now) goes on to its end, or to a "
-        "rung at which it is not among the best; then the best are confirmed, and the pipeline goes on with what there "
-        "is. `sar-search status` says how far it is."
+        "rung at which it is not among the best; then the best are confirmed, and the pipeline goes on with these "
+        "results. `sar-search status` shows how far it is."
     )
 
 

@@ -247,7 +247,7 @@ def _probe_once(methods: Sequence[ComparedMethod]) -> list[ComparedMethod]:
     """
     if not methods[0].params.evaluate.probe:
         return list(methods)
-    from pipeline.preflight.validate import check_probe  # imports Ray, which `gc` does without
+    from pipeline.preflight.validate import check_probe  # imports Ray, which `sar-search gc` does not need
 
     having = None
     for method in sorted(methods, key=lambda method: method.params.model.pretrained is None):
@@ -273,8 +273,8 @@ def _check_different(methods: Iterable[ComparedMethod]) -> None:
         for other in seen:
             if _content(method) == _content(other):
                 raise UserError(
-                    f"--run: {other.name} and {method.name} are one search, since every method's search varies what "
-                    "any of them varies of the recipe. Leave one out."
+                    f"--run: {other.name} and {method.name} are the same search, since every search varies all "
+                    "recipe parameters that any of them varies. Leave one out."
                 )
         seen.append(method)
 

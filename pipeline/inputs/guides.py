@@ -76,7 +76,7 @@ def describe_guide(params: Params, space: SearchSpace) -> dict[str, str]:
     again = "again on those of train and val before retraining"
     return {
         "guide": f"a ResNet-{made.depth}, {made.epochs} epochs on the training images before the first trial, {again}; "
-        "its time is in what the search says it spent, its epochs are none of search.budget's"
+        "its time is part of the search's spent time, but its epochs do not count in search.budget"
     }
 
 

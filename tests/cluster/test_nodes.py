@@ -35,7 +35,7 @@ def test_good_node_gives_no_line() -> None:
         ({"versions": {"Python": "3.12.1"}}, "torch is missing there, 2.15.0 here"),
         (
             {"versions": HERE | {"processor": "aarch64"}},
-            "its processor is aarch64, this one x86_64, and what they compute differs; leave it out",
+            "its processor is aarch64, this one x86_64, and they round differently; leave it out",
         ),
         ({"code": "0ther"}, "its pipeline package is another one (0ther there, c0de here)"),
         ({"clock": 1010.0 + 7200}, "its clock is off by 120 minutes"),

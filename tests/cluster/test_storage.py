@@ -136,7 +136,7 @@ def test_no_credentials_and_wrong_ones_are_told(
     monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # the one that makes the bucket; then keys are looked at
     with s3_store(tmp_path_factory.mktemp("closed"), BUCKET) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        assert "does not let these credentials in" in _refused(f"s3://{BUCKET}/x")
+        assert "denies access with these credentials" in _refused(f"s3://{BUCKET}/x")
         for name in S3_KEYS:
             monkeypatch.delenv(name)
         assert "no credentials. Set AWS_ACCESS_KEY_ID" in _refused(f"s3://{BUCKET}/x")

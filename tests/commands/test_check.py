@@ -166,7 +166,7 @@ def test_nothing_is_expected_of_results_that_are_up_to_date(
     monkeypatch.setattr(up_to_date, "stages_up_to_date", lambda root, stages: frozenset(fresh))
     monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
     said = told(workspace)
-    assert said.endswith("expected  nothing of the search, nor of retraining: what has run is of these parameters")
+    assert said.endswith("expected  nothing of the search, nor of retraining: the finished runs have these parameters")
     assert "was ended by sar-search stop --finish with 1 of 12 trials; `sar-search re" in said
     fresh.remove("retrain")
     (folder / "summary.json").write_text(json.dumps(summary | {"stopped_by": None}))

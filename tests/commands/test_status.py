@@ -137,7 +137,7 @@ def test_search_of_an_earlier_version_is_listed_with_what_to_do(workspace: Works
     assert "no searches yet" not in said(workspace)
     assert line in said(workspace)
     assert "was begun by an earlier version and cannot be resumed" in said(workspace)
-    assert "a run of its parameters begins anew" in said(workspace)
+    assert "a run with its parameters begins a new search" in said(workspace)
     write_search(workspace, other(content_of(workspace), 1))
     assert line in said(workspace)
 

@@ -293,7 +293,7 @@ def test_ensembles_are_rows_beside_the_arms_with_a_sentence() -> None:
 
 def test_a_further_look_is_said_with_what_it_costs() -> None:
     text = " ".join(Page(render_report(bare_report(look=2))).text["result"].split())
-    assert "This is look 2 at these test images: whoever chooses between looks" in text
+    assert "This is look 2 at these test images: choosing between looks" in text
     assert "so no error rate holds." in text
 
 

@@ -21,12 +21,11 @@ MARK = "-- sar-search: from the head --"
 """Line after which the head's output is the command's; the launcher's own lines come before it."""
 
 IN_PLACE = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PWD/.venv/bin:$PATH || exit 1; "
+IN_PLACE += "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265; "
 """Shell code before a command on the head.
 
 It enters the checkout and its environment, and sets the addresses of Ray and of its job server.
 """
-IN_PLACE += "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265; "
-"""Before a command on the head: the checkout, its environment, and how its Ray and its job server are found."""
 
 LAUNCHERS_OWN = re.compile(r"(\x1b\[[\d;]*m)*Shared connection to .* closed\.")
 """Line that ssh writes at the end of each command of the launcher, after the launcher's change of colour."""

@@ -39,8 +39,9 @@ BEGINS = "-- sar-search: the run --"
 """First line of a run's own output, after Ray's lines."""
 
 ASK = "import sys, ray.job_submission as jobs; job = jobs.JobSubmissionClient().get_job_info(sys.argv[1]); "
-"""Python code that prints status and exit status of the run whose id is its argument."""
 ASK += "print(job.status.value, job.driver_exit_code)"
+"""Python code that prints status and exit status of the run whose id is its argument."""
+
 STATE = (
     f"if [ ! -s {JOB} ]; then echo none; else python -c '{ASK}' $(cat {JOB}) 2>/dev/null || "
     # The server may be down while the run of this checkout is alive. The letter in brackets keeps this command from
@@ -51,21 +52,20 @@ STATE = (
 """Shell code for the head: prints status and exit status of the newest run."""
 
 FOLLOW = f"PYTHONUNBUFFERED=1 ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
+# Ray prints the command that it runs into the same output, sometimes after the command's first lines.
+FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /Running entrypoint for job sar-search-/d; "
+FOLLOW += "/^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
 """Shell code for the head: prints the newest run's output from its beginning, as it comes.
 
 Ray's own lines before and after the output are removed.
 """
-# Ray prints the command that it runs into the same output, sometimes after the command's first lines.
-FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /Running entrypoint for job sar-search-/d; "
-FOLLOW += "/^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
-"""On the head: says the newest run's lines from its first one on, as they come, without Ray's before and after them."""
 
 STOPS = '{"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "90"}}'
 """Runtime environment with which Ray ends a run as Ctrl-C would, and kills it only after this many seconds."""
 
 NONE, RUNS, STOPPED, SUCCEEDED = "none", "runs", "was stopped", "ended with status 0"
+KILLED, LOST = "was killed", "unknown to the running Ray"
 """States of the newest run on the head."""
-KILLED, LOST = "was killed", "not known to the Ray that is there"
 
 HANDED = "~/.sar-search-handed"
 """File on the head with the variables for the bucket of search.cluster.storage, until the run has read it."""
@@ -123,7 +123,7 @@ def up(cluster: Cluster) -> Iterator[str]:
         raise UserError("~/.ray/auth_token: cannot be made, and a cluster without a token is open to everyone.")
     yield f"starting {cluster.file.name}; the first time every machine makes its environment, which takes minutes"
     if subprocess.run([launcher(), "up", "-y", "--no-config-cache", str(cluster.file)], cwd=cluster.root).returncode:
-        raise UserError(f"{cluster.file.name}: `ray up` failed; what it said stands above.")
+        raise UserError(f"{cluster.file.name}: `ray up` failed; see its output above.")
     wanted, until = len(cluster.own_machines), time.monotonic() + NODES_S
     while len(there := _nodes(cluster)) < wanted and time.monotonic() < until:
         time.sleep(5)
@@ -156,8 +156,8 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     state = yield from _watch(cluster)
     if state in (KILLED, LOST):
         raise UserError(
-            "the run on the head was killed: the head was lost, or its memory full. `cluster up` starts Ray anew; the "
-            "same command then goes on from what the head's disk has kept."
+            "the run on the head was killed: the head was lost, or its memory full. `cluster up` starts Ray again; the "
+            "same command then resumes from the files on the head's disk."
         )
     if state != SUCCEEDED:
         raise UserError(
@@ -392,7 +392,7 @@ def _archive(root: Path) -> Iterator[Path]:
     try:
         listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     except UserError as error:
-        raise UserError(f"{error}. `cluster repro` sends what git knows.") from None
+        raise UserError(f"{error}. `cluster repro` sends the files that git tracks.") from None
     with tempfile.TemporaryDirectory() as folder:
         one = Path(folder) / "commit"
         subprocess.run(
