@@ -41,7 +41,7 @@ CONNECT_S = 5.0
 """Seconds within which a store must accept a connection."""
 
 TRIES, PATIENT_TRIES = 3, 7
-"""Attempts per request: the first takes seconds, where somebody waits; the second half a minute, for trials."""
+"""Attempts per request: TRIES take seconds, where somebody waits; PATIENT_TRIES half a minute, for trials."""
 
 REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "TOKEN", "HTTP status 403")
 """Words of the AWS SDK's errors for missing or insufficient rights."""

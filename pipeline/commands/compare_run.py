@@ -4,8 +4,8 @@ Each search has a folder, `results/compare/<name>/`, with its params.yaml and th
 Neither the user's params.yaml nor the pipeline's own `results/` are changed. Data and split come from DVC, as
 in the pipeline.
 
-Searches, retraining and evaluations are stored under `state/` by the hash of what decides them. So the same
-command resumes after an interruption, and finished work of other runs is not repeated.
+Searches, retraining and evaluations are stored under `state/`, each under a hash of everything that decides
+it. So the same command resumes after an interruption, and finished work of other runs is not repeated.
 
 All methods are searched, then all are retrained. Only then are the test images used, in one look for all
 networks.

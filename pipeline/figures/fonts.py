@@ -22,7 +22,7 @@ BOXES = ("last resort", "emoji", "color", "adobe blank")
 REGULAR = 400
 RIGHT_TO_LEFT = ("R", "AL")
 OWN_FORMULA = r"\mathdefault"
-"""Marks the numbers that matplotlib writes at logarithmic axes as formulas."""
+"""Text in the formulas that matplotlib itself writes at logarithmic axes."""
 JOINED = range(0x0900, 0x1100)
 """Devanagari to Myanmar, whose characters change places and join.
 

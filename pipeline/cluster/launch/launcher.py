@@ -373,7 +373,7 @@ def _watch(cluster: Cluster) -> Generator[str, None, str]:
 def _send_checkout(cluster: Cluster) -> None:
     """Makes the head's checkout equal to the one here.
 
-    Sent are the files that git tracks or would add, and the commit; data are not.
+    It sends the files that git tracks or would add, and the commit. It sends no data.
     """
     with _archive(cluster.root) as archive:
         copy_by_launcher(cluster, "rsync-up", str(archive), "~/sar-search.tar")
