@@ -1,8 +1,9 @@
 """The `sar-search` command. It parses arguments; `pipeline.commands` and the rooms below do the work."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,10 @@ from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import run_entry
 from pipeline.environment import clean_environment
 from pipeline.files.paths import expand_home
+from pipeline.workspace import find_workspace
+
+if TYPE_CHECKING:
+    from pipeline.cluster.launch.cluster_files import Cluster
 
 TWO_ANSWERS = "--resume-anyway and --new are two answers to one question; give one."
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
@@ -32,6 +37,11 @@ def main() -> None:
     """Runs the `sar-search` command."""
     clean_environment(typed=True)
     run_entry(_parse_and_call)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 def _parse_and_call() -> None:
@@ -64,10 +74,8 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
         raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
     from pipeline.commands.check import run_check
-    from pipeline.workspace import find_workspace
 
-    for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure):
-        click.echo(line)
+    _print(run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -76,7 +84,6 @@ def repro(arguments: tuple[str, ...]) -> None:
     """Check, run every stage that is not up to date (`dvc repro`), and print the results."""
     check_temporary()
     from pipeline.commands.repro import reproduce
-    from pipeline.workspace import find_workspace
 
     sys.exit(reproduce(find_workspace(), arguments))
 
@@ -94,10 +101,8 @@ def params(prefix: str) -> None:
 def datasets() -> None:
     """List the sets that prepare.dataset can name: size, classes, masks, licence, whether each is on this machine."""
     from pipeline.commands.datasets import describe_datasets
-    from pipeline.workspace import find_workspace
 
-    for line in describe_datasets(find_workspace()):
-        click.echo(line)
+    _print(describe_datasets(find_workspace()))
 
 
 @cli.command()
@@ -111,17 +116,14 @@ def datasets() -> None:
 def train(overrides: tuple[str, ...], save: Path | None) -> None:
     """Train one configuration, without a search, and print its epochs."""
     from pipeline.commands.train import parse_assignments, train_once
-    from pipeline.workspace import find_workspace
 
-    for line in train_once(find_workspace(), parse_assignments(overrides), save):
-        click.echo(line)
+    _print(train_once(find_workspace(), parse_assignments(overrides), save))
 
 
 @cli.command()
 def results() -> None:
     """Print what the last run found, and where its files are."""
     from pipeline.commands.results import describe_results
-    from pipeline.workspace import find_workspace
 
     click.echo(describe_results(find_workspace()))
 
@@ -158,10 +160,8 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
         if check or any(options.values()):
             raise click.UsageError("--check, --no-measure, --resume-anyway and --new go with --run METHODS.")
         from pipeline.commands.compare import describe_comparison
-        from pipeline.workspace import find_workspace
 
-        for line in describe_comparison(find_workspace(), searches, against=against):
-            click.echo(line)
+        _print(describe_comparison(find_workspace(), searches, against=against))
         return
     if searches or against:
         raise click.UsageError(
@@ -171,13 +171,11 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
         raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
     from pipeline.commands.compare_run import Answer, check_methods, run_methods
-    from pipeline.workspace import find_workspace
 
     answer, measured = Answer(options["resume_anyway"], options["new"]), not options["no_measure"]
     if not check:
         sys.exit(run_methods(find_workspace(), methods, answer, measured=measured))
-    for line in check_methods(find_workspace(), methods, answer, measured=measured):
-        click.echo(line)
+    _print(check_methods(find_workspace(), methods, answer, measured=measured))
 
 
 @cli.command()
@@ -185,11 +183,9 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
 def status(search: str) -> None:
     """List the searches of this checkout, or the trials of the one whose id begins with SEARCH."""
     from pipeline.commands.status import describe_search, describe_searches
-    from pipeline.workspace import find_workspace
 
     workspace = find_workspace()
-    for line in describe_search(workspace, search) if search else describe_searches(workspace):
-        click.echo(line)
+    _print(describe_search(workspace, search) if search else describe_searches(workspace))
 
 
 @cli.command()
@@ -201,10 +197,8 @@ def status(search: str) -> None:
 def stop(finish: bool) -> None:
     """Interrupt the search that runs in this checkout, as Ctrl-C would, and wait until it has ended."""
     from pipeline.commands.stop import stop_search
-    from pipeline.workspace import find_workspace
 
-    for line in stop_search(find_workspace(), finish=finish):
-        click.echo(line)
+    _print(stop_search(find_workspace(), finish=finish))
 
 
 @cli.command()
@@ -214,10 +208,8 @@ def stop(finish: bool) -> None:
 def logs(trial: str, search: str | None, follow: bool) -> None:
     """Print a trial's configuration, state, reason of failure and epochs."""
     from pipeline.commands.logs import describe_trial
-    from pipeline.workspace import find_workspace
 
-    for line in describe_trial(find_workspace(), trial, search=search, follow=follow):
-        click.echo(line)
+    _print(describe_trial(find_workspace(), trial, search=search, follow=follow))
 
 
 @cli.command()
@@ -234,10 +226,8 @@ def gc(dry_run: bool, keep: int) -> None:
     half-made data.
     """
     from pipeline.commands.gc import collect_garbage
-    from pipeline.workspace import find_workspace
 
-    for line in collect_garbage(find_workspace(), keep=keep, dry_run=dry_run):
-        click.echo(line)
+    _print(collect_garbage(find_workspace(), keep=keep, dry_run=dry_run))
 
 
 @cli.command()
@@ -247,10 +237,8 @@ def gc(dry_run: bool, keep: int) -> None:
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
     """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
     from pipeline.promotion.promote import promote_challenger
-    from pipeline.workspace import find_workspace
 
-    for line in promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version):
-        click.echo(line)
+    _print(promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version))
 
 
 @cli.command()
@@ -258,20 +246,16 @@ def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
 def rollback(reason: str | None) -> None:
     """Make the previous champion champion again."""
     from pipeline.promotion.promote import restore_champion
-    from pipeline.workspace import find_workspace
 
-    for line in restore_champion(find_workspace(), reason):
-        click.echo(line)
+    _print(restore_champion(find_workspace(), reason))
 
 
 @cli.command()
 def models() -> None:
     """List the registered versions, their aliases, and every move of the champion."""
     from pipeline.promotion.promote import describe_models
-    from pipeline.workspace import find_workspace
 
-    for line in describe_models(find_workspace()):
-        click.echo(line)
+    _print(describe_models(find_workspace()))
 
 
 @cli.command()
@@ -285,7 +269,6 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
 
     from pipeline.commands.predict import classify_files, format_prediction
     from pipeline.errors import UserError
-    from pipeline.workspace import find_workspace
 
     answers = []
     for answer in classify_files(find_workspace(), images, model=model, overlays=overlays):
@@ -299,15 +282,13 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
 
 
 @cli.command()
-@click.option("--onnx", required=True, type=FilePath(), metavar="FILE", help="Where to.")
+@click.option("--onnx", required=True, type=FilePath(), metavar="FILE", help="File to write.")
 @click.option("--model", default=None, help=WHICH_MODEL)
 def export(onnx: Path, model: str | None) -> None:
     """Write the registered model as an ONNX file, and check it against torch."""
     from pipeline.commands.predict import export_model
-    from pipeline.workspace import find_workspace
 
-    for line in export_model(find_workspace(), onnx, model=model):
-        click.echo(line)
+    _print(export_model(find_workspace(), onnx, model=model))
 
 
 @cli.command()
@@ -317,7 +298,6 @@ def ui(port: int) -> None:
     from pipeline.config import load_params
     from pipeline.promotion.promote import open_store
     from pipeline.tracking.ui import serve_ui
-    from pipeline.workspace import find_workspace
 
     workspace = find_workspace()
     serve_ui(open_store(workspace), port, load_params(workspace.params).experiment)
@@ -328,7 +308,6 @@ def ui(port: int) -> None:
 def dashboard(port: int) -> None:
     """Open the last search's study in optuna-dashboard on this machine, until interrupted."""
     from pipeline.commands.dashboard import serve_dashboard
-    from pipeline.workspace import find_workspace
 
     serve_dashboard(find_workspace(), port)
 
@@ -341,16 +320,19 @@ def cluster() -> None:
     """
 
 
+def _open_cluster(name: str) -> "Cluster":
+    from pipeline.cluster.launch.cluster_files import open_cluster
+
+    return open_cluster(find_workspace(), name)
+
+
 @cluster.command(name="up")
 @click.argument("name")
 def cluster_up(name: str) -> None:
     """Start the cluster, or update it, and wait until its workers have joined."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import up
-    from pipeline.workspace import find_workspace
 
-    for line in up(open_cluster(find_workspace(), name)):
-        click.echo(line)
+    _print(up(_open_cluster(name)))
 
 
 @cluster.command(name="repro", context_settings={"ignore_unknown_options": True})
@@ -358,60 +340,45 @@ def cluster_up(name: str) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
 def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
     """Run the pipeline on the head node, or follow the run that is there, and download its results."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import repro
-    from pipeline.workspace import find_workspace
 
-    for line in repro(open_cluster(find_workspace(), name), arguments):
-        click.echo(line)
+    _print(repro(_open_cluster(name), arguments))
 
 
 @cluster.command(name="status")
 @click.argument("name")
 def cluster_status(name: str) -> None:
     """List the cluster's nodes, and print the state of its run."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import status
-    from pipeline.workspace import find_workspace
 
-    for line in status(open_cluster(find_workspace(), name)):
-        click.echo(line)
+    _print(status(_open_cluster(name)))
 
 
 @cluster.command(name="stop")
 @click.argument("name")
 def cluster_stop(name: str) -> None:
     """Interrupt the run on the head node, as Ctrl-C there would. `cluster repro` resumes it."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import ask_job
-    from pipeline.workspace import find_workspace
 
-    for line in ask_job(open_cluster(find_workspace(), name), "stop"):
-        click.echo(line)
+    _print(ask_job(_open_cluster(name), "stop"))
 
 
 @cluster.command(name="logs")
 @click.argument("name")
 def cluster_logs(name: str) -> None:
     """Print the output of the newest run so far. `cluster repro` follows it."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import ask_job
-    from pipeline.workspace import find_workspace
 
-    for line in ask_job(open_cluster(find_workspace(), name), "logs"):
-        click.echo(line)
+    _print(ask_job(_open_cluster(name), "logs"))
 
 
 @cluster.command(name="down")
 @click.argument("name")
 def cluster_down(name: str) -> None:
     """Take the cluster down, whatever runs on it, and check whether anything is left."""
-    from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import down
-    from pipeline.workspace import find_workspace
 
-    for line in down(open_cluster(find_workspace(), name)):
-        click.echo(line)
+    _print(down(_open_cluster(name)))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ OF_AN_EXPERIMENT = {
 
 LEFT_ALONE = {
     "MLFLOW_TRACKING_URI": "where runs go if tracking.uri is null; the plan says where that is",
-    "MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, _AUTH": "who asks",
+    "MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, _AUTH": "credentials",
     "MLFLOW_TRACKING_INSECURE_TLS, _SERVER_CERT_PATH, _CLIENT_CERT_PATH": "how a server is trusted",
     "MLFLOW_WORKSPACE": "a team's part of a server, like an account",
     "MLFLOW_S3_*, AWS_*": "the bucket of a server's artifacts, or of search.cluster.storage, and its keys",

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from types import TracebackType
 from typing import Any, Self
 
 GPU = "system/gpu_0_utilization_percentage"
@@ -43,9 +42,7 @@ class GpuSampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(2 * self._interval_s)  # longer only where the driver does not answer
         with suppress(Exception):

@@ -20,7 +20,6 @@ Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels 
 
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -144,16 +143,8 @@ class _Tap:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes the hooks.
-
-        Args:
-            kind: unused.
-            error: unused.
-            trace: unused.
-        """
+    def __exit__(self, *_: object) -> None:
+        """Removes the hooks."""
         self.remove()
 
 

@@ -6,7 +6,6 @@ It is therefore made after the network, and closed when training ends.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -215,16 +214,8 @@ class Objective:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes the taps from the network.
-
-        Args:
-            kind: unused.
-            error: unused.
-            trace: unused.
-        """
+    def __exit__(self, *_: object) -> None:
+        """Removes the taps from the network."""
         self.close()
 
 

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -40,16 +39,8 @@ class UsageMeter:
             self._open.enter_context(self._gpu)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the GPU's sampler.
-
-        Args:
-            kind: unused.
-            error: unused.
-            trace: unused.
-        """
+    def __exit__(self, *_: object) -> None:
+        """Closes the GPU's sampler."""
         self._open.close()
 
     def begin(self) -> None:

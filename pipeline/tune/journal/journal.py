@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock
@@ -139,16 +138,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the journal.
-
-        Args:
-            kind: Type of an error in the block; None without one.
-            error: The error; None without one.
-            trace: Its traceback; None without one.
-        """
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
