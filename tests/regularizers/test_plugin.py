@@ -3,7 +3,6 @@
 import hashlib
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,9 +221,8 @@ def maps_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def blocks_of_docs() -> list[str]:
-    text = (ROOT / "docs" / "methods.md").read_text()
-    text = text.partition("\n## A method of your own\n")[2].partition("\n## ")[0]
-    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+    text = (ROOT / "docs" / "methods" / "your-own.md").read_text()
+    return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_example_of_the_docs_with_masks_and_a_source_trains_beside_sar(write: Any) -> None:
@@ -254,7 +252,7 @@ def test_example_of_the_docs_with_masks_and_a_source_trains_beside_sar(write: An
 def test_example_of_the_docs_runs_as_it_stands_there(write: Any) -> None:
     blocks = blocks_of_docs()
     parameters, code = (next(block for block in blocks if word in block) for word in ("plugin_weight:", "class "))
-    given = parse_yaml(parameters, "docs/methods.md")["regularizer"]
+    given = parse_yaml(parameters, "docs/methods/your-own.md")["regularizer"]
     write("my_package/my_module.py", code)
     method = built(given.pop("plugin"), **given)["plugin"]
     maps = torch.full((2, 1, 2, 3, 3), 1.5)
