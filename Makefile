@@ -116,7 +116,7 @@ cluster-down: $(READY) ## take it down, whatever runs on it, and look whether an
 	@sar-search cluster down $(CLUSTER)
 
 # These need an engine and nothing else, so not .venv either.
-services-up: ## start MLflow, PostgreSQL, an S3 store and Ray in containers on this machine (WORKERS=2); docs/cluster.md
+services-up: ## start MLflow, PostgreSQL, an S3 store and Ray in containers on this machine (WORKERS=2); docs/cluster/services.md
 	@docker/services.sh up $(WORKERS)
 
 services-repro: ## run the pipeline on them

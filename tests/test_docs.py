@@ -1,4 +1,4 @@
-"""What the docs say of the tree: each path, module and name of code that they mention is there."""
+"""The docs: paths, modules and names of code that they mention exist, links lead somewhere, pages are short and listed."""
 
 import importlib
 import re
@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+DOCS = ROOT / "docs"
+RECORDS = sorted(DOCS.glob("benchmarks/*.md"))
+PAGES = [*sorted({*DOCS.rglob("*.md")} - {*RECORDS}), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FOLDERS = ("pipeline", "tests", "benchmarks", "docker", "search_spaces")
+REFERENCES = {DOCS / "glossary.md", DOCS / "tree.md"}
+MOST_WORDS = 1250
+"""Of a page, outside of code and tables: five minutes of reading."""
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(params=PAGES, ids=page_name)
 def page(request: pytest.FixtureRequest) -> Path:
     path: Path = request.param
     return path
@@ -20,8 +29,7 @@ def page(request: pytest.FixtureRequest) -> Path:
 
 def code_spans(page: Path) -> list[str]:
     """What stands between backticks, outside of blocks of code."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"`([^`\n]+)`", text)
+    return re.findall(r"`([^`\n]+)`", without_code(page.read_text(encoding="utf-8")))
 
 
 def paths_in(span: str) -> set[str]:
@@ -44,6 +52,92 @@ def identifiers_in(span: str) -> list[str]:
         return []
     is_code = span.endswith("()") or any(re.fullmatch(r"[A-Z]\w*[a-z]\w*", part) for part in span.split("."))
     return re.findall(r"\w+", span) if is_code and not span.endswith(".py") else []
+
+
+def without_code(text: str) -> str:
+    """The text without blocks of code, indented ones of lists too."""
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def words_to_read(text: str) -> int:
+    """The number of words outside of blocks of code and rows of tables."""
+    lines = without_code(text).splitlines()
+    return sum(len(line.split()) for line in lines if not line.lstrip().startswith("|"))
+
+
+def links_in(page: Path) -> list[str]:
+    """The targets of links to files of this repository: `folder/page.md#section`, relative to the page."""
+    targets = re.findall(r"\]\(([^()\s]+)\)", without_code(page.read_text(encoding="utf-8")))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+@cache
+def sections_of(page: Path) -> frozenset[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    path, _, section = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not section or section in sections_of(target))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in REFERENCES], ids=page_name)
+def test_page_can_be_read_in_five_minutes(page: Path) -> None:
+    assert words_to_read(page.read_text(encoding="utf-8")) <= MOST_WORDS
+
+
+def test_index_lists_every_page_once() -> None:
+    index = DOCS / "README.md"
+    pages = {page.relative_to(DOCS).as_posix() for page in PAGES if page.is_relative_to(DOCS)} - {"README.md"}
+    listed = re.findall(r"^- \[[^]]+\]\(([^)]+\.md)\): \S", index.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(pages)
+    assert "docs/README.md" in links_in(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RECORDS], ids=page_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [link for link in links_in(page) if not leads_somewhere(page, link)] == []
+
+
+def test_pages_that_code_names_are_there() -> None:
+    files = [
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".yaml", ".sbatch", ""}
+    ]
+    files += [ROOT / "Makefile", ROOT / "params.yaml", ROOT / "pyproject.toml"]
+    missing = [
+        f"{page_name(file)}: {link}"
+        for file in files
+        if file.is_file() and file != Path(__file__)
+        for link in re.findall(r"\bdocs/[\w/-]+\.md(?:#[\w-]+)?", file.read_text(encoding="utf-8", errors="ignore"))
+        if not leads_somewhere(ROOT / "README.md", link)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# Two words\n\nthree more words\n", 6),
+        ("before\n```\nnot counted\n```\nafter\n", 2),
+        ("1. item\n\n   ```yaml\n   a: b\n   ```\n", 2),
+        ("| a | table |\n|---|---|\n| of | rows |\nend\n", 1),
+    ],
+)
+def test_words_outside_of_code_and_tables_are_counted(text: str, words: int) -> None:
+    assert words_to_read(text) == words
+
+
+def test_links_that_lead_nowhere_are_noticed() -> None:
+    page = DOCS / "tree.md"
+    assert leads_somewhere(page, "cluster.md#services-on-one-machine")
+    assert not leads_somewhere(page, "cluster.md#no-such-section")
+    assert not leads_somewhere(page, "no-such-page.md")
 
 
 def test_paths_are_there(page: Path) -> None:

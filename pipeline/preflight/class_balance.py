@@ -87,5 +87,5 @@ def _describe_remedies(params: Params, space: SearchSpace) -> str:
         return ", ".join(f"{who} {' and '.join(paths)}" for who, paths in taken.items() if paths)
     return (
         f"{WEIGHTS}: {BALANCED} has rare classes count as much as the others in the loss, {SAMPLING}: {BALANCED} shows "
-        "them as often (docs/own-images.md)"
+        "them as often (docs/own-images/rare-classes.md)"
     )

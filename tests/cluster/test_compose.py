@@ -1,4 +1,4 @@
-"""docker/compose.yaml, whole: the three commands of docs/cluster.md, a search on head and workers, every service killed.
+"""docker/compose.yaml, whole: the three commands of docs/cluster/services.md, a search on head and workers, every service killed.
 
 A service is killed by its first process, from outside, as when memory runs out: `docker kill` would count as the user's
 own stop, after which no restart policy starts it again.

@@ -45,7 +45,7 @@ FOUND = "imbalanced: cat has 90 images (72.6 %), owl 4 (3.2 %), dog 30 (24.2 %);
 def test_imbalance_is_told_in_one_line_with_both_parameters() -> None:
     (line,) = said()
     assert line.startswith(FOUND + "train.class_weights: balanced has rare classes count as much as the others")
-    assert "train.sampling: balanced shows them as often (docs/own-images.md)" in line
+    assert "train.sampling: balanced shows them as often (docs/own-images/rare-classes.md)" in line
     assert said(source=EVEN) == []
     assert said(source=replace(RARE, class_counts=None)) == []  # yet to be fetched
 

@@ -66,7 +66,7 @@ def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) ->
 SAID = re.compile(r"(?:It is made of|\*\*The fingerprint\*\* covers) (.*?)\.\s", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["searching.md", "design.md"])
+@pytest.mark.parametrize("page", ["searching/resuming.md", "design/search.md"])
 def test_docs_name_all_that_the_fingerprint_is_made_of_and_nothing_else(page: str) -> None:
     (said,) = SAID.findall((ROOT / "docs" / page).read_text().replace("\n", " "))
     named_there = re.split(r", | and ", said.replace(" (but for `workers`)", ""))

@@ -359,7 +359,7 @@ def test_prior_is_taken_and_is_what_a_search_is_known_by(load: Any, path: str, d
 
 
 def test_example_of_the_documentation_is_a_space(load: Any) -> None:
-    text = (SAR.parents[1] / "docs" / "searching.md").read_text()
+    text = (SAR.parents[1] / "docs" / "searching" / "priors.md").read_text()
     (example,) = [part.split("```")[0] for part in text.split("```yaml\n") if part.startswith("parameters:")]
     space = load(example + CONTROL)
     assert all("prior" in dimension for dimension in space.dimensions.values())

@@ -264,7 +264,7 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
         if said:
             yield (
                 f"note: {address} is also {said.replace('; ', ', ')}, where Ray listens too (the token is asked for): "
-                "install nft, or see docs/cluster.md#who-gets-in"
+                "install nft, or see docs/cluster/security.md"
             )
 
 

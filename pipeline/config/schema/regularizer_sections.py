@@ -127,7 +127,7 @@ class RegularizerParams(Section):
         None,
         min_length=1,
         max_length=1000,
-        description="A method of your own, my_package.my_module:MyRegularizer (docs/methods.md); null: none.",
+        description="A method of your own, my_package.my_module:MyRegularizer (docs/methods/your-own.md); null: none.",
     )
     plugin_weight: float = Field(0.0, ge=0, le=1_000_000, description="Peak weight of the plug-in; 0 turns it off.")
     plugin_schedule: Literal["warmup_cosine", "warmup_linear", "constant"] = Field(

@@ -34,7 +34,7 @@ class RetrainParams(Section):
         le=1024,
         description="Number of workers that train one run together, each on its share of every batch, on any nodes "
         "with free resources. For networks that are slow on one GPU; the steps are those of one worker "
-        "(docs/cluster.md).",
+        "(docs/cluster/retraining.md).",
     )
     cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run, or of each worker.")
     gpus_per_run: float | None = Field(
@@ -59,7 +59,7 @@ class EvaluateParams(Section):
         min_length=1,
         max_length=1000,
         description="Metric by which the arms are compared: accuracy, balanced_accuracy, macro_f1, auroc, log_loss, "
-        "or a function of yours as my_package.my_module:my_metric; docs/report.md.",
+        "or a function of yours as my_package.my_module:my_metric; docs/report/metrics.md.",
     )
     margin: float | None = Field(
         None,
@@ -86,7 +86,7 @@ class EvaluateParams(Section):
     probe: bool = Field(
         False,
         description="Whether a model without training is tested too: a logistic regression on the frozen features of "
-        "model.pretrained, or of guided transfer's source; docs/report.md.",
+        "model.pretrained, or of guided transfer's source; docs/report/probe.md.",
     )
 
     @field_validator("metric")
@@ -167,7 +167,7 @@ class TrackingParams(Section):
     system_metrics: bool = Field(
         True,
         description="Whether each epoch's use of CPU, memory and GPU, and its wait for data, is measured; "
-        "docs/performance.md.",
+        "docs/performance/machine-use.md.",
     )
     on_finished: str | None = Field(
         None,

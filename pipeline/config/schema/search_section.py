@@ -27,7 +27,7 @@ Objective = Literal[
 class SamplerParams(Section):
     name: Literal["local_gp", "tpe", "gp", "random", "grid", "sobol"] = Field(
         "local_gp",
-        description="Rule that proposes configurations; docs/searching.md says which one suits which search.",
+        description="Rule that proposes configurations; docs/searching/samplers.md says which one suits which search.",
     )
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
@@ -51,7 +51,7 @@ class SamplerParams(Section):
 class SchedulerParams(Section):
     name: Literal["asha", "asha_stopping", "hyperband", "median", "none"] = Field(
         "asha",
-        description="Rule by which unpromising trials are paused or stopped early; docs/searching.md describes each.",
+        description="Rule by which unpromising trials are paused or stopped early; docs/searching/schedulers.md describes each.",
     )
     grace_period: int | None = Field(
         None,
