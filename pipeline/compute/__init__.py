@@ -1,1 +1,1 @@
-"""CPU kernels and limits: how numba compiles, how work is spread over threads, which cores and memory there are."""
+"""CPU kernels and machine limits: compilation by numba, threads, usable cores and memory, temporary folders, usage."""

@@ -1,8 +1,8 @@
-"""numba, confined: how the kernels are compiled.
+"""Compilation of CPU kernels by numba, the only module that imports numba directly.
 
-Importing this module imports numba, which takes a second: modules of kernels are therefore imported by who runs them,
-when they do. A kernel is compiled when it is first called, and kept beside its module or, where that cannot be
-written, in the user's cache; where neither can, it is compiled in every process.
+The import takes a second. Modules of kernels are therefore imported only where and when a kernel is run. A
+kernel is compiled at its first call, and the result is cached beside its module. If that folder cannot be
+written, numba caches in the user's cache folder; if that fails too, every process compiles anew.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,42 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
 def compile_kernel(function: Kernel) -> Kernel:
-    """A function for numba to compile, without Python's lock and with exact arithmetic.
+    """Compiles a function with numba at its first call, without the global interpreter lock and with exact
+    arithmetic.
 
-    What it calls must stand in its own module: numba does not notice a change elsewhere.
+    The functions that it calls must be in the same module: numba's cache does not notice a change elsewhere.
+
+    Args:
+        function: The kernel, in the part of Python that numba supports.
     """
     return _compiled(function, False)
 
 
 def compile_reassociating_kernel(function: Kernel) -> Kernel:
-    """As `compile_kernel`, but sums are taken in whatever order is fast on this processor, as torch's own are."""
+    """Compiles a function as `compile_kernel` does, but lets sums be reordered for speed, as in torch's own kernels.
+
+    Args:
+        function: The kernel, in the part of Python that numba supports.
+    """
     return _compiled(function, {"reassoc", "contract"})
 
 
 def _compiled(function: Kernel, fastmath: bool | set[str]) -> Kernel:
     try:
         return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=fastmath)(function))
-    except RuntimeError:  # nowhere to keep what was compiled
+    except RuntimeError:  # numba finds no folder to cache in
         return cast(Kernel, numba.njit(nogil=True, fastmath=fastmath)(function))
 
 
 def frozen(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same pixels as a plain array that cannot be written, as memory maps are: one type, so one compilation."""
+    """Returns the same pixels as a plain read-only array.
+
+    Memory maps are read-only already. Since numba compiles once per argument type, one type for both means
+    one compilation.
+
+    Args:
+        array: Pixels of any shape, uint8, as an array or a memory map; they are not copied.
+    """
     view = np.asarray(array).view(np.ndarray)
     view.flags.writeable = False
     return view

@@ -1,7 +1,8 @@
-"""How much of a GPU is used, as NVML (NVIDIA's management library) says, sampled by a thread.
+"""Utilisation, memory and power of a GPU, read from NVML (NVIDIA's management library) by a sampling thread.
 
-Named as MLflow names its system metrics. `gpu_0` is the GPU that the process trains on, whatever number the machine
-gives it; of a GPU that several processes share, it is what all of them use.
+The metrics have the names that MLflow gives its system metrics. `gpu_0` is the GPU that the process trains
+on, whatever its number on the machine. If several processes share the GPU, the values are for all of them
+together.
 """
 
 import threading
@@ -12,24 +13,29 @@ from importlib import import_module
 from typing import Any, Self
 
 GPU = "system/gpu_0_utilization_percentage"
-"""Share of the time in which any kernel ran, which may have used a small part of the GPU."""
+"""Percentage of the time in which any kernel ran; a kernel may use only a small part of the GPU."""
 GPU_MEMORY = "system/gpu_0_memory_usage_megabytes"
 GPU_MEMORY_SHARE = "system/gpu_0_memory_usage_percentage"
 GPU_POWER = "system/gpu_0_power_usage_watts"
 
 NVML = "cuda.bindings.nvml"
-"""The module that torch brings on Linux."""
+"""Module that torch installs on Linux."""
 
 INTERVAL_S = 0.5
-"""Between two samples. The driver's own are of the last sixth of a second to one second, by the GPU's kind."""
+"""Seconds between two samples. The driver's own samples cover a sixth of a second to one second, depending on
+the GPU.
+"""
 
 MEGABYTE = 1e6
 
 
 class GpuSampler:
-    """Samples one GPU from `begin` on; `read` gives the means since then. Used with `with`.
+    """Context manager that samples one GPU; `read` returns means since the last `begin`.
 
-    nvml: the module `cuda.bindings.nvml`, initialised. handle: NVML's, of the GPU.
+    Args:
+        nvml: The module `cuda.bindings.nvml`, initialised. It is shut down on leaving.
+        handle: NVML's handle of the GPU.
+        interval_s: Seconds between two samples.
     """
 
     def __init__(self, nvml: Any, handle: Any, interval_s: float = INTERVAL_S) -> None:
@@ -43,18 +49,19 @@ class GpuSampler:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stops the thread and shuts NVML down."""
         self._stop.set()
-        self._thread.join(2 * self._interval_s)  # longer only where the driver does not answer
+        self._thread.join(2 * self._interval_s)  # the thread takes longer only if the driver does not answer
         with suppress(Exception):
             self._nvml.shutdown()
 
     def begin(self) -> None:
-        """Forget what has been sampled so far."""
+        """Discards all samples so far."""
         with self._lock:
             self._samples.clear()
 
     def read(self) -> dict[str, float]:
-        """Means by name; of a time that was shorter than the interval, one sample of now."""
+        """Returns the mean of each metric by name. If no sample was taken yet, takes one."""
         with self._lock:
             empty = not self._samples
         if empty:
@@ -69,7 +76,7 @@ class GpuSampler:
     def _sample(self) -> None:
         for ask in (self._utilization, self._memory, self._power):
             found: Mapping[str, float] = {}
-            # Of what a GPU, its driver or a container does not tell, there is none; training goes on all the same.
+            # A GPU, its driver or a container may not provide a metric. It is left out, and training goes on.
             with suppress(Exception):
                 found = ask()
             with self._lock:
@@ -88,16 +95,19 @@ class GpuSampler:
 
 
 def open_gpu(uuid: str, interval_s: float = INTERVAL_S) -> GpuSampler | None:
-    """The sampler of a GPU; None without NVML, or where NVML does not know the GPU or may not be asked.
+    """Returns the sampler of a GPU, not started yet.
 
     Args:
         uuid: As `torch.cuda.get_device_properties` has it, without NVML's prefix.
-        interval_s: Seconds between samples.
+        interval_s: Seconds between two samples.
+
+    Returns:
+        The sampler. None without NVML, or if NVML does not find the GPU or denies access.
     """
-    with suppress(Exception):  # there is no module, no driver, no right to ask it, or a function that it lacks
+    with suppress(Exception):  # no module, no driver, no permission, or a driver without one of the functions
         nvml = import_module(NVML)
         nvml.init_v2()
-        for kind in ("GPU", "MIG"):  # a whole GPU, or a part of one as its administrator has cut it
+        for kind in ("GPU", "MIG"):  # a whole GPU, or a MIG partition of one
             with suppress(Exception):
                 return GpuSampler(nvml, nvml.device_get_handle_by_uuid(f"{kind}-{uuid}"), interval_s)
         nvml.shutdown()

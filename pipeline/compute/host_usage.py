@@ -1,8 +1,8 @@
-"""How much of CPU and memory is used, by this process and by the whole machine, as the kernel counts it.
+"""CPU and memory usage of this process and of the whole machine, as counted by the kernel.
 
-Named as MLflow names its system metrics (`mlflow.system_metrics`), where it has them; it has no name for what a process
-uses. Each number is written to the tracking store every epoch, so none follows from another. What the kernel does not
-tell, in a container or for want of a right, is left out.
+Metrics have MLflow's names (`mlflow.system_metrics`) where there is one; MLflow has none for the usage of a
+process. Each value is logged to the tracking store every epoch, so no metric is one that follows from
+another. Values that the kernel does not provide, in a container or for lack of permission, are left out.
 """
 
 import resource
@@ -14,9 +14,11 @@ from typing import Any
 import psutil
 
 PROCESS_CPU = "system/process_cpu_utilization_percentage"
-"""Of the cores that the process was given: CPU time of all its threads and of the children that it has waited for."""
+"""Percentage of the cores assigned to the process, from the CPU time of its threads and of the children it has
+waited for.
+"""
 PROCESS_MEMORY = "system/process_memory_usage_megabytes"
-"""Resident memory of the process alone; pages of mapped files count, though other processes may share them."""
+"""Resident memory of the process alone. Pages of mapped files count, though other processes may share them."""
 MACHINE_CPU = "system/cpu_utilization_percentage"
 MACHINE_MEMORY = "system/system_memory_usage_percentage"
 
@@ -25,9 +27,12 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Seconds so far: by the clock, of CPU that this process has had, and of the machine's CPUs, the busy ones and all.
+    """Seconds counted so far.
 
-    machine: None where it is not told.
+    Attributes:
+        clock: Wall-clock time, from an arbitrary start.
+        process: CPU time of this process and of the children that it has waited for.
+        machine: (busy, total) time of all CPUs of the machine; None if the kernel does not provide it.
     """
 
     clock: float
@@ -36,20 +41,25 @@ class CpuTimes:
 
 
 def cpu_times() -> CpuTimes:
-    """What the kernel has counted until now."""
+    """Returns the kernel's counters as of now."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = time.process_time() + children.ru_utime + children.ru_stime
     machine = _ask_kernel(psutil.cpu_times)
     if machine is None:
         return CpuTimes(time.perf_counter(), process, None)
-    # Time of guests is within that of users.
+    # The kernel counts the time of guests within that of users.
     everything = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
     idle = machine.idle + getattr(machine, "iowait", 0.0)
     return CpuTimes(time.perf_counter(), process, (everything - idle, everything))
 
 
 def cpu_usage(since: CpuTimes, cores: int) -> dict[str, float]:
-    """By name, from `since` until now. cores: those that the process was given; with more it is above 100."""
+    """Returns CPU usage between `since` and now, as percentages by metric name.
+
+    Args:
+        since: Counters at the start of the interval.
+        cores: Cores assigned to the process. If it uses more, its percentage is above 100.
+    """
     now = cpu_times()
     seconds = now.clock - since.clock
     usage = {}
@@ -63,7 +73,7 @@ def cpu_usage(since: CpuTimes, cores: int) -> dict[str, float]:
 
 
 def memory_usage() -> dict[str, float]:
-    """By name, now."""
+    """Returns the current memory usage by metric name."""
     usage = {}
     if (own := _ask_kernel(lambda: psutil.Process().memory_info())) is not None:
         usage[PROCESS_MEMORY] = own.rss / MEGABYTE
@@ -73,7 +83,7 @@ def memory_usage() -> dict[str, float]:
 
 
 def _ask_kernel(ask: Callable[[], Any]) -> Any:
-    """An answer; None where there is none: what is measured beside training must not end it."""
+    """Returns the answer of `ask`, or None if it fails: a measurement must not end the training."""
     try:
         return ask()
     except (OSError, psutil.Error, RuntimeError, ValueError):

@@ -1,8 +1,9 @@
-"""What of this machine the process may use: cores and memory, by its affinity and by its container's limits.
+"""CPU cores and memory that this process may use, by its CPU affinity and its container's limits.
 
-A container is limited by control groups, in files of the kernel's: a quota of processor time and a limit of memory, of
-the process's own group and of every group around it. A process does not learn of them in any other way; one that begins
-a thread for each of the 64 cores that it sees, and is given the time of 2, runs slower than one with two threads.
+A container is limited by control groups: a quota of CPU time and a limit of memory, in files that the kernel
+provides. The limits of the process's own group and of all enclosing groups apply. Libraries do not take them
+into account. A process that starts a thread for each of 64 visible cores, but has the CPU time of 2, is
+slower than one with two threads.
 """
 
 import os
@@ -14,39 +15,56 @@ ROOT = Path("/")
 
 
 def usable_cpus(root: Path = ROOT) -> int:
-    """Whole CPU cores that this process may use; of a quota of 1.5 cores one, and never less than one.
+    """Returns the whole number of CPU cores that this process may use, at least 1.
 
-    root: where /proc and the control groups are found.
+    A quota of 1.5 cores counts as 1.
+
+    Args:
+        root: Folder below which /proc and the control groups are found.
     """
     quota = cpu_quota(root)
     return visible_cpus() if quota is None else max(1, min(visible_cpus(), int(quota)))
 
 
 def visible_cpus() -> int:
-    """CPU cores that this process may be placed on, whatever share of their time it gets."""
+    """Returns the number of CPU cores that this process may be scheduled on, regardless of its quota of CPU time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_memory(root: Path = ROOT) -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's where that is less."""
+    """Returns the bytes of memory that this process may use: the machine's, or its container's limit if that is
+    lower.
+
+    Args:
+        root: Folder below which /proc and the control groups are found.
+    """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_whole(group / name) for group, name in _groups(root, "memory", "memory.limit_in_bytes", "memory.max")]
     return min([machine, *(limit for limit in limits if limit is not None and limit > 0)])
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Cores' worth of time that the process's control groups allow it, the least of all; None where none says."""
+    """Returns the lowest CPU quota of the process's control groups in cores, e.g. 1.5, or None if there is no quota."""
     shares = [_share(group, name) for group, name in _groups(root, "cpu", "cpu.cfs_quota_us", "cpu.max")]
     return min((share for share in shares if share is not None), default=None)
 
 
 def limit_threads() -> None:
-    """Have libraries that are loaded after this begin no more threads than there are cores to run them."""
+    """Limits the threads of libraries that are loaded later, by OMP_NUM_THREADS, to the cores that may be used."""
     if usable_cpus() < visible_cpus():
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus()))
 
 
 class _Mount(NamedTuple):
+    """A mount point of a control group hierarchy.
+
+    Attributes:
+        kind: cgroup (version 1) or cgroup2.
+        top: Group that the mount point shows, as a path in the hierarchy.
+        point: Folder where it is mounted.
+        options: Mount options, separated by commas; for version 1 the controllers among them.
+    """
+
     kind: str
     top: str
     point: str
@@ -54,9 +72,16 @@ class _Mount(NamedTuple):
 
 
 def _groups(root: Path, controller: str, first: str, second: str) -> Iterator[tuple[Path, str]]:
-    """Folders of the groups that the process is in by this controller, its own first, and the name of the file there.
+    """Yields the folder of each control group that the process is in, and the file name to read there.
 
-    first, second: the file's name where the controller is in a hierarchy of its own (version 1), and in the unified.
+    Args:
+        root: Folder below which /proc and the control groups are found.
+        controller: cpu or memory.
+        first: File name in a hierarchy of the controller alone (version 1).
+        second: File name in the unified hierarchy (version 2).
+
+    Yields:
+        (folder, file name), the process's own group first, then each enclosing one.
     """
     mounts = list(_mounts(root))
     for line in _lines(root / "proc/self/cgroup"):
@@ -74,10 +99,10 @@ def _groups(root: Path, controller: str, first: str, second: str) -> Iterator[tu
 
 
 def _inside(path: str, top: str) -> PurePosixPath:
-    """Where the process's group lies below a mount that shows the hierarchy from `top` on."""
+    """Returns the path of the process's group relative to `top`, the group that the mount point shows."""
     try:
         found = PurePosixPath(path).relative_to(top)
-    except ValueError:  # a namespace of groups of its own: the container's group is what is mounted
+    except ValueError:  # in a cgroup namespace of its own, the container's group is the one mounted
         return PurePosixPath()
     return PurePosixPath() if ".." in found.parts else found
 
@@ -91,7 +116,7 @@ def _mounts(root: Path) -> Iterator[_Mount]:
 
 
 def _plain(field: str) -> str:
-    """A path of mountinfo, in which the kernel writes blanks and backslashes as octal numbers."""
+    """Returns a path from mountinfo without the octal escapes that the kernel writes for blanks and backslashes."""
     for sign in " \t\n\\":
         field = field.replace(f"\\{ord(sign):03o}", sign)
     return field
@@ -105,7 +130,7 @@ def _share(group: Path, name: str) -> float | None:
     try:
         share = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
-        return None  # "max", or not there
+        return None  # "max" (no limit), or no such file
     return share if share > 0 else None
 
 
@@ -115,7 +140,7 @@ def _whole(path: Path) -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """None of a file that is not there or cannot be read."""
+    """Returns the lines of a file; none if it is missing or cannot be read."""
     try:
         return path.read_text(errors="surrogateescape").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Folders for what is temporary: one whose path is short enough for sockets, and TMPDIR, checked.
+"""Folders for temporary files: a path short enough for Unix sockets, and a check of TMPDIR.
 
-The address of a Unix socket has room for 107 bytes. Ray, multiprocessing and the fork server of stages put theirs below
-TMPDIR, which may be longer by itself; where it is, they get a folder elsewhere.
+The address of a Unix socket has room for 107 bytes. Ray, multiprocessing and the fork server of stages put
+their sockets below TMPDIR, whose path may be longer than that. In this case they use another folder.
 """
 
 import errno
@@ -15,21 +15,21 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 ROOM = 107
-"""Bytes of a socket's address."""
+"""Bytes of a Unix socket's address."""
 
 BELOW_RAY = 70
-"""Bytes that Ray's sockets take below its place for temporary files: ray/session_<time>_<process>/sockets/<name>."""
+"""Bytes of a socket's path below Ray's temporary folder: ray/session_<time>_<process>/sockets/<name>."""
 
 OWN = 13
-"""Bytes of the name of a folder of ours, with its slash."""
+"""Bytes of the name of a folder made by `short_folder`, with its slash."""
 
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """A new folder, this user's alone, below which Ray's sockets have room too; removed on leaving.
+    """Yields a new folder, private to this user, whose path leaves room for Ray's sockets. It is removed on leaving.
 
     Raises:
-        UserError: there is no place for it.
+        UserError: If there is no suitable place for it.
     """
     folder = tempfile.mkdtemp(prefix="sar-", dir=short_socket_path())
     try:
@@ -39,10 +39,11 @@ def short_folder() -> Iterator[Path]:
 
 
 def short_socket_path() -> str:
-    """Where temporary files go, or, if that is too long a path for sockets, the first other place that will do.
+    """Returns the usual folder for temporary files, or, if its path is too long for sockets, the first suitable
+    other one.
 
     Raises:
-        UserError: none will.
+        UserError: If no folder is suitable.
     """
     usual = tempfile.gettempdir()
     for place in (usual, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):
@@ -56,14 +57,19 @@ def short_socket_path() -> str:
 
 
 def has_room(place: str, below: int) -> bool:
-    """Whether sockets whose names take so many bytes below this folder have room."""
+    """Returns whether the path of a socket below a folder fits into a socket's address.
+
+    Args:
+        place: The folder.
+        below: Bytes of the socket's path below it.
+    """
     return len(os.fsencode(place)) + below <= ROOM
 
 
 def set_socket_folder() -> None:
-    """Have multiprocessing of this process, and of those that it starts, put sockets where their addresses have room.
+    """Sets the folder in which multiprocessing creates sockets, for this process and the processes that it starts.
 
-    Does nothing where TMPDIR is short. multiprocessing removes the folder itself.
+    Does nothing if TMPDIR is short enough. multiprocessing removes the folder itself.
     """
     if has_room(tempfile.gettempdir(), OWN + BELOW_RAY):
         return
@@ -71,16 +77,18 @@ def set_socket_folder() -> None:
 
     before, tempfile.tempdir = tempfile.tempdir, short_socket_path()
     try:
-        multiprocessing.util.get_temp_dir()  # made once in a process, and kept
+        multiprocessing.util.get_temp_dir()  # created at the first call, then cached by multiprocessing
     finally:
         tempfile.tempdir = before
 
 
 def check_temporary() -> None:
-    """Refuse a TMPDIR in which nothing can be written: Python would go elsewhere without a word, and others fail.
+    """Raises an error if nothing can be written to TMPDIR: Python would silently use another folder, and other
+    programs fail.
 
     Raises:
-        UserError: it is none, or full; or there is no folder for temporary files at all.
+        UserError: If TMPDIR is relative, missing, full or not writable, or there is no folder for temporary
+            files at all.
     """
     named = os.environ.get("TMPDIR", "")
     where = f"TMPDIR: {named}" if named else "the folder for temporary files"
@@ -98,7 +106,7 @@ def check_temporary() -> None:
 
 
 def _is_safe(place: str) -> bool:
-    """Whether others cannot take away from us what we make there, and it can be written."""
+    """Returns whether a folder is writable and other users cannot remove or replace files that are created in it."""
     try:
         found = os.stat(place)
     except OSError:

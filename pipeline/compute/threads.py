@@ -1,4 +1,4 @@
-"""Work on a batch, spread over the threads that torch may use in this process."""
+"""Spreads the work on a batch over the threads that torch may use in this process."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,15 @@ import torch
 
 
 def spread_over_threads(work: Callable[..., None], count: int, *given: Any, least: int = 1) -> None:
-    """Call work(begin, end, *given) for 0 .. count, in one part for each thread; it should run without Python's lock.
+    """Calls `work(begin, end, *given)` for consecutive parts of 0 .. count, one part per thread.
 
-    least: how many a thread of its own pays for. Raises what a part raises.
+    An exception of a part is raised here.
+
+    Args:
+        work: The function; it should release the global interpreter lock.
+        count: Number of items, e.g. the images of a batch.
+        *given: Further arguments of `work`.
+        least: Smallest number of items that is worth a thread of its own.
     """
     parts = min(torch.get_num_threads(), count // least)
     if parts <= 1:

@@ -1,4 +1,4 @@
-"""What runs used, over their epochs: for tables, reports and the terminal."""
+"""Resource usage of runs, summarised over their epochs for tables, reports and the terminal."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,19 +7,26 @@ from pipeline.compute.host_usage import MACHINE_CPU, PROCESS_CPU, PROCESS_MEMORY
 from pipeline.console.format import format_percent
 
 DATA_WAIT = "system/data_wait_percentage"
-"""Share of an epoch, validation included, that passed until the next batch was there: read, decoded, augmented, moved
-to the device. On a GPU, the share in which it had nothing to do but this."""
+"""Percentage of an epoch, validation included, that was spent waiting for the next batch.
+
+The wait includes reading, decoding, augmenting and moving it to the device. On a GPU, it is the share of time
+in which the GPU was idle for this reason.
+"""
 
 SHARES = {"cpu_busy": PROCESS_CPU, "machine_cpu_busy": MACHINE_CPU, "gpu_busy": GPU, "data_wait": DATA_WAIT}
-"""Means over the time of epochs, as fractions of 1; `cpu_busy` is of a run's own cores."""
+"""Metrics that are averaged over the time of the epochs, as fractions of 1. `cpu_busy` refers to the cores of
+the run.
+"""
 MEMORY = {"memory_mb": PROCESS_MEMORY, "gpu_memory_mb": GPU_MEMORY}
-"""The most after any epoch, in megabytes."""
+"""Metrics whose maximum over the epochs is taken, in megabytes."""
 
 
 def summarise_usage(epochs: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
-    """What epochs used, by the names of `SHARES` and `MEMORY`; what no epoch says is left out.
+    """Returns usage over several epochs, by the names of `SHARES` and `MEMORY`. Metrics that no epoch has are
+    left out.
 
-    epochs: seconds of each, and what it used by name (`pipeline.train.usage`).
+    Args:
+        epochs: Seconds of each epoch, and its usage by metric name (`pipeline.train.usage`).
     """
     measured = [(seconds, usage) for seconds, usage in epochs if usage]
     found = {}
@@ -34,7 +41,11 @@ def summarise_usage(epochs: Iterable[tuple[float, Mapping[str, float]]]) -> dict
 
 
 def describe_usage(found: Mapping[str, float]) -> str:
-    """What `summarise_usage` found, in words; nothing of nothing."""
+    """Returns a summary in words; empty if there are no values.
+
+    Args:
+        found: As `summarise_usage` returns it.
+    """
     words = []
     if (cpu := found.get("cpu_busy")) is not None:
         words.append(f"CPU cores {format_percent(cpu)} busy")

@@ -1,7 +1,8 @@
-"""A user of this process that libraries can live with: with a name, and with a home that can be written.
+"""User name and cache folders for processes whose user has neither.
 
-In a container the process often runs by a number that no user has (`docker run --user 12345`), and HOME is `/`, missing
-or read-only. Libraries ask for the name when they are imported, and keep caches in the home.
+In a container the process often runs under a number that belongs to no user (`docker run --user 12345`), and
+HOME is `/`, missing or read-only. Libraries look up the user's name when they are imported, and write caches
+to the home folder.
 """
 
 import getpass
@@ -15,11 +16,11 @@ CACHES = {
     "TRITON_CACHE_DIR": "triton",
     "DVC_SITE_CACHE_DIR": "dvc",
 }
-"""Variables that say where caches go, and each one's folder below ours."""
+"""Environment variables that set cache folders, and the name of each one's folder below that of this project."""
 
 
 def settle_user() -> None:
-    """Give the process a name and, where HOME will not do, folders for caches. To be called before large imports."""
+    """Sets a user name and, if HOME cannot be used, cache folders. It must be called before large imports."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -29,9 +30,9 @@ def settle_user() -> None:
         return
     try:
         folder = _own_folder()
-    except OSError:  # nowhere; `check_temporary` says so
+    except OSError:  # `check_temporary` reports it
         return
-    if home is None:  # Path.home() fails, which some call when they are imported
+    if home is None:  # Path.home() fails, and some libraries call it when they are imported
         os.environ["HOME"] = folder
     for name, below in CACHES.items():
         os.environ.setdefault(name, os.path.join(folder, below).rstrip(os.sep))
@@ -43,7 +44,7 @@ def _home() -> str | None:
 
 
 def _own_folder() -> str:
-    """A folder among the temporary files that is this user's alone; a new one where that name is taken by others."""
+    """Returns a folder for caches, private to this user; a new one if another user's folder has the usual name."""
     folder = Path(tempfile.gettempdir()) / f"sar-search-{os.getuid()}-caches"
     try:
         folder.mkdir(mode=0o700)

@@ -1,1 +1,1 @@
-"""Reading and writing files: atomic replacement, locks, hashes, and tables and paths as users write them."""
+"""Reading and writing of files: atomic replacement, locks, hashes, and tables and paths as users write them."""

@@ -1,4 +1,4 @@
-"""Files and folders that are replaced when they are whole: a process that is cut off leaves the old or the new."""
+"""Atomic replacement of files and folders: after an interruption, the old or the new version is there, never a part."""
 
 import os
 import shutil
@@ -8,22 +8,29 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, *, concurrent: bool = False) -> None:
-    """Write a text file in UTF-8, whole or not at all. concurrent: as of `replace_file`."""
+    """Writes a text file in UTF-8 atomically.
+
+    Args:
+        path: The file to create or replace.
+        text: Its new content.
+        concurrent: Whether several processes may write it at the same time; see `replace_file`.
+    """
     with replace_file(path, concurrent=concurrent) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replace_file(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
-    """Yield where to write a file, in the same folder, which takes the place of `path` if the block ends well.
+    """Yields a temporary path in the same folder, which replaces `path` if the block ends without an error.
 
     Args:
-        path: The file to replace or to make; so is its folder.
-        concurrent: Whether several processes may write it at a time, each of which then needs a file of its own.
+        path: The file to create or replace. Its folder is created, too.
+        concurrent: Whether several processes may write it at the same time. Each then uses a temporary name
+            of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if concurrent else f"{path.name}.partial")
-    partial.unlink(missing_ok=True)  # what a process that was killed has left
+    partial.unlink(missing_ok=True)  # left by a process that was killed
     try:
         yield partial
         os.replace(partial, path)
@@ -35,14 +42,14 @@ def replace_file(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(folder: Path, *, partial: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder to write into, which takes the place of `folder` if the block ends well.
+    """Yields an empty folder to write into, which replaces `folder` if the block ends without an error.
 
-    No system replaces a folder that is not empty in one step: cut off between the two that it takes, there is none
-    until the next call puts the old one back, but never part of one.
+    No operating system replaces a non-empty folder in one step. If the process ends between the two steps
+    needed, `folder` is missing until the next call restores the old one. It is never incomplete.
 
     Args:
-        folder: The folder to replace or to make.
-        partial: What holds it until then, in the same file system; by default `folder` with `.partial` after its name.
+        folder: The folder to create or replace.
+        partial: Temporary folder, on the same file system. None: `folder` with `.partial` after its name.
     """
     partial = partial or folder.with_name(f"{folder.name}.partial")
     new, old = partial / "new", partial / "old"
@@ -58,6 +65,13 @@ def replace_folder(folder: Path, *, partial: Path | None = None) -> Iterator[Pat
 
 
 def _tidy(folder: Path, partial: Path, old: Path) -> None:
+    """Restores the old folder if the new one is not in place, and removes the temporary folder.
+
+    Args:
+        folder: The folder to replace.
+        partial: Temporary folder.
+        old: Where the old content of `folder` is during the replacement.
+    """
     if not folder.exists():
         with suppress(FileNotFoundError):
             os.replace(old, folder)

@@ -1,4 +1,4 @@
-"""What a file is by its content, and what files and folders take on disk."""
+"""Hashes and sizes of files and folders."""
 
 import hashlib
 import os
@@ -6,13 +6,21 @@ from pathlib import Path
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all that a folder holds, as far as it can be read while others write there."""
+    """Returns the bytes of a file, or of all files below a folder. Files that vanish meanwhile are not counted.
+
+    Args:
+        path: A file or folder; if it does not exist, the size is 0.
+    """
     if not path.is_dir():
         return path.lstat().st_size if path.exists() else 0
     total = 0

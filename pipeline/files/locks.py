@@ -1,4 +1,4 @@
-"""Files that one process at a time can hold. A lock goes with its process, however that ends."""
+"""Lock files, each held by one process at a time. The operating system releases a lock when its process ends."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,9 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UserError
 
 FOREVER_S = -1.0
+"""Timeout that means to wait without end."""
 WAIT_S = 0.5
-"""How often a process that waits for its turn looks whether it has come."""
+"""Seconds between two attempts of a process that waits for a lock."""
 
 
 def acquire_lock(
@@ -22,18 +23,21 @@ def acquire_lock(
     waiting: Callable[[], str] | None = None,
     note: str | None = None,
 ) -> FileLock:
-    """Hold a lock file; whoever calls it releases it.
+    """Acquires a lock file; the caller must release it.
 
     Args:
-        path: The file.
-        held: What to tell the user when another process holds it.
-        denied: What to tell when the file cannot be written, given the reason; None: the OSError is raised.
-        wait_s: How long to wait for the other process.
-        waiting: What to print when it has not ended by then, and then to wait without end; None: to give up.
-        note: What `lock_holder` tells other processes.
+        path: The lock file. Its folder is created, too.
+        held: Error message if another process holds the lock, or a function that returns it.
+        denied: Returns the error message if the file cannot be written, given the reason. None: the OSError
+            is raised.
+        wait_s: Seconds to wait for the other process.
+        waiting: Returns the line to print after `wait_s`, before waiting without end. None: the call fails
+            then.
+        note: Text about this process, which `lock_holder` returns to other processes. None: no text is
+            written.
 
     Raises:
-        UserError: another process holds it, or the file cannot be written.
+        UserError: If another process holds the lock, or the file cannot be written.
     """
     lock = FileLock(path)
     try:
@@ -58,7 +62,18 @@ def acquire_lock(
 
 @contextmanager
 def locked(path: Path, held: str = "", denied: Callable[[str], str] | None = None, *, wait_s: float) -> Iterator[None]:
-    """Hold a lock file inside. Arguments and errors: as of `acquire_lock`."""
+    """Holds a lock file during the block.
+
+    Args:
+        path: The lock file. Its folder is created, too.
+        held: Error message if another process holds the lock.
+        denied: Returns the error message if the file cannot be written, given the reason. None: the OSError
+            is raised.
+        wait_s: Seconds to wait for the other process.
+
+    Raises:
+        UserError: If another process holds the lock, or the file cannot be written.
+    """
     lock = acquire_lock(path, held, denied, wait_s=wait_s)
     try:
         yield
@@ -67,7 +82,11 @@ def locked(path: Path, held: str = "", denied: Callable[[str], str] | None = Non
 
 
 def lock_holder(path: Path) -> str:
-    """What the process that holds a lock file has noted of itself."""
+    """Returns the note of the process that acquired the lock last, or "unknown".
+
+    Args:
+        path: The lock file.
+    """
     try:
         return _note(path).read_text()
     except OSError:

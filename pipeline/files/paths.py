@@ -1,4 +1,4 @@
-"""Paths as users write them, and the addresses of database files: `~`, and characters that addresses read otherwise."""
+"""Paths as users write them, with `~`, and addresses of database files, in which some characters must be escaped."""
 
 from pathlib import Path
 from urllib.parse import unquote
@@ -7,10 +7,13 @@ SQLITE = "sqlite:///"
 
 
 def expand_home(path: str) -> str:
-    """A path with the home folder in the place of its leading `~` or `~user`, as a shell would give it.
+    """Returns a path with its leading `~` or `~user` replaced by the home folder, as a shell does.
+
+    Args:
+        path: The path as the user wrote it. Without a leading `~` it is returned unchanged.
 
     Raises:
-        ValueError: there is no such user, or this one has no home.
+        ValueError: If there is no such user, or the user has no home folder.
     """
     if not path.startswith("~"):
         return path
@@ -22,16 +25,24 @@ def expand_home(path: str) -> str:
 
 
 def database_uri(path: Path) -> str:
-    """The address of a database file.
+    """Returns the address of an SQLite file.
 
-    SQLAlchemy decodes what stands in an address and ends its path at a question mark.
+    SQLAlchemy decodes percent escapes in an address and ends its path at a question mark, so such characters
+    are escaped.
+
+    Args:
+        path: The database file.
     """
     text = str(path)
-    if database_path(text) != text:  # only where it must be, since MLflow makes the folder of an address as it is
+    if database_path(text) != text:  # only if needed, since MLflow creates the folder without decoding
         text = text.replace("%", "%25").replace("?", "%3F")
     return f"{SQLITE}{text}"
 
 
 def database_path(uri: str) -> str:
-    """The path that SQLAlchemy reads in the address of a database file."""
+    """Returns the path that SQLAlchemy reads from the address of an SQLite file.
+
+    Args:
+        uri: The address, with or without `sqlite:///`.
+    """
     return unquote(uri.removeprefix(SQLITE).partition("?")[0])

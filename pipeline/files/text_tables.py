@@ -1,7 +1,8 @@
-"""Texts and tables as people and their spreadsheets write them: which bytes are which letters, and where a cell ends.
+"""Reads texts and tables as users and their spreadsheets write them, in several encodings and CSV dialects.
 
-Spreadsheets save "CSV" with a byte-order mark, as UTF-16, with semicolons or tabs where the comma is a decimal point,
-with empty rows and columns at the end. All of that has one meaning and is taken; what has two is refused.
+Spreadsheets save "CSV" with a byte-order mark, as UTF-16, with semicolons or tabs where the comma is a
+decimal point, or with empty rows and columns at the end. All variants with one possible meaning are accepted,
+and ambiguous ones are rejected.
 """
 
 import codecs
@@ -15,7 +16,7 @@ from pipeline.errors import quote_name
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16-LE, whose mark is a prefix of this one
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -24,7 +25,12 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 class UndecodableText(ValueError):
-    """Bytes that are no text in a known encoding. line: where. what: is wrong there, and what to do."""
+    """Bytes that are not text in a known encoding.
+
+    Args:
+        line: Number of the line, from 1.
+        what: Description of the fault; advice on how to save the file is added to it.
+    """
 
     def __init__(self, line: int, what: str) -> None:
         self.line, self.what = line, f"{what}; save it as UTF-8 text"
@@ -32,12 +38,14 @@ class UndecodableText(ValueError):
 
 
 def decode_text(content: bytes, *, utf8_only: bool = False) -> str:
-    """The text in a file's bytes: UTF-8, or UTF-16 and UTF-32 that begin with a mark, which is taken off.
+    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark. The mark is removed.
 
-    utf8_only: refuse those other two.
+    Args:
+        content: The file's bytes.
+        utf8_only: Whether to reject UTF-16 and UTF-32.
 
     Raises:
-        UndecodableText: it is none of these.
+        UndecodableText: If the bytes are not valid in the encoding, or the encoding is not accepted.
     """
     encoding, start = next(
         ((name, len(mark)) for mark, name in MARKS.items() if content.startswith(mark)), ("utf-8", 0)
@@ -53,8 +61,12 @@ def decode_text(content: bytes, *, utf8_only: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a first line of names. rows: the number of each line in the file, and its cells by column, as
-    they are written. decimal_comma: whether a comma in a cell can be a decimal point.
+    """A table whose first line has the column names.
+
+    Attributes:
+        columns: Names in the order of the file.
+        rows: Line number in the file, and cells by column name as written, for each row.
+        decimal_comma: Whether a comma in a cell can be a decimal point.
     """
 
     columns: tuple[str, ...]
@@ -62,33 +74,37 @@ class Table:
     decimal_comma: bool
 
     def number(self, cell: str) -> float:
-        """The number in a cell.
+        """Returns the number in a cell.
 
         Raises:
-            ValueError: it is none.
+            ValueError: If the cell holds no number.
         """
         return float(self.figure(cell))
 
     def figure(self, cell: str) -> str:
-        """A cell with a decimal comma as one with a point; any other as it is."""
+        """Returns a number with a decimal comma as one with a decimal point; any other cell unchanged."""
         if self.decimal_comma and re.fullmatch(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*", cell):
             return cell.replace(",", ".")
         return cell
 
 
 def parse_table(text: str, needed: Sequence[str] = ()) -> Table:
-    """A table of cells between commas, semicolons, tabs or bars; which of them, its first line says.
+    """Parses a table with cells separated by commas, semicolons, tabs or bars, detected from its first line.
 
-    needed: columns that it must have; those that are found but for letter case and spaces get these names.
+    Args:
+        text: The table.
+        needed: Columns that it must have. Columns that match one of these names, ignoring letter case and
+            extra spaces, are renamed to it.
 
     Raises:
-        ValueError: it is no table, lacks a column or has one twice, or a line has more or fewer cells than the first.
+        ValueError: If the text is no table, a needed column is missing, a name occurs twice, or a line has
+            more or fewer cells than the first.
     """
     lines = text.splitlines(keepends=True)
     delimiter = ""
     if lines and (said := re.fullmatch(r"\"?sep=(.)\"?", lines[0].strip("\r\n"), re.IGNORECASE)):
-        delimiter = said[1]  # a spreadsheet's own word for it
-        lines[0] = "\n"  # so that lines keep their numbers
+        delimiter = said[1]  # the line by which Excel names the separator
+        lines[0] = "\n"  # so that line numbers stay right
     first = next((line for line in lines if line.strip()), "")
     delimiter = delimiter or max(DELIMITERS, key=lambda sign: len(_cells(first, sign)))
     try:
@@ -118,7 +134,12 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _trimmed(cells: list[str], least: int) -> list[str]:
-    """Without the empty cells that a spreadsheet leaves at a line's end."""
+    """Returns the cells without the empty ones that spreadsheets leave at the end of a line.
+
+    Args:
+        cells: Cells of a line.
+        least: Number of cells that stay in any case.
+    """
     while len(cells) > least and not cells[-1].strip():
         cells = cells[:-1]
     return cells

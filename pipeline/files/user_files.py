@@ -1,4 +1,4 @@
-"""Files that a user hands in: why one cannot be read, in words, found out without waiting for a pipe to speak."""
+"""Reads files named by users, and explains in words why one cannot be read, without blocking on a pipe."""
 
 import errno
 import os
@@ -12,10 +12,15 @@ NO_FILES = {
     stat.S_IFCHR: "a device, and no file",
     stat.S_IFBLK: "a device, and no file",
 }
+"""Descriptions of other things than files, by the type bits of their mode."""
 
 
 def why_unreadable(path: str | Path) -> str | None:
-    """Why a file cannot be read; None: it can be."""
+    """Returns the reason why a file cannot be read, in words; None if it can be read.
+
+    Args:
+        path: The file as the user named it.
+    """
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:
@@ -36,10 +41,14 @@ def why_unreadable(path: str | Path) -> str | None:
 
 
 def read_user_file(path: Path) -> bytes:
-    """The bytes of a file that a user hands in.
+    """Returns the bytes of a file named by a user.
+
+    Args:
+        path: The file.
 
     Raises:
-        FileNotFoundError: there is none of that name. OSError: it cannot be read; its `strerror` says why in words.
+        FileNotFoundError: If there is no file of that name.
+        OSError: If it cannot be read; its `strerror` gives the reason in words.
     """
     if (why := why_unreadable(path)) is not None:
         raise OSError(errno.EINVAL if os.path.lexists(path) else errno.ENOENT, why, str(path))
