@@ -44,7 +44,7 @@ def _home() -> str | None:
 
 
 def _own_folder() -> str:
-    """Returns a folder for caches, private to this user; a new one if another user's folder has the usual name."""
+    """Returns a cache folder private to this user: the usual one, or a new one if something else has its name."""
     folder = Path(tempfile.gettempdir()) / f"sar-search-{os.getuid()}-caches"
     try:
         folder.mkdir(mode=0o700)

@@ -1,1 +1,1 @@
-"""Images: found in their sources, decoded, prepared once, split by ids, augmented, and fed to training in batches."""
+"""Image data: sources, decoding, the prepared set, splits by image id, augmentation, and batches for training."""

@@ -1,8 +1,8 @@
-"""What a folder or an archive of pictures holds: names and sizes first, then the files' bytes one after another.
+"""Contents of a folder or archive of pictures: names and sizes first, then the bytes of each file in turn.
 
-Nothing is ever extracted: members of archives are read as streams, and their names serve only to tell them apart. An
-archive that could do harm if somebody else extracted it (names that lead out of it, links, devices) is refused all the
-same, by the member's name: it was not made to hold pictures.
+Nothing is extracted. Members of archives are read as streams, and their names serve only as identifiers. An
+archive is still rejected if extracting it could do harm, with the member's name in the message: names that
+lead out of the folder, links or devices do not belong into an archive of pictures.
 """
 
 import gzip
@@ -25,21 +25,25 @@ from pipeline.files.atomic import write_whole
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
 MAX_FILE_BYTES = 256 * 2**20
-"""Of one file in an archive, which is held in memory; no photograph comes near."""
+"""Largest size of one file in an archive, which is read into memory; no photograph comes near."""
 MAX_EXPANSION, FREE_EXPANSION = 200, 256 * 2**20
-"""An archive may hold so many times its own size, plus so many bytes; pictures hardly compress at all."""
+"""An archive may expand to this multiple of its own size, plus this many bytes. Pictures hardly compress at all."""
 UTF8_NAME = 0x800
-"""The flag of a zip's member whose name is UTF-8."""
+"""Flag of a zip member whose name is UTF-8."""
 MAX_DEPTH = 8
-"""Levels of folders that are looked into: links between folders may go round in circles."""
+"""Levels of folders that are searched. A limit is needed because links between folders may form a circle."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Names in a root, with `/` between the parts, hidden files and the leavings of desktops left out.
+    """Names below a root, with `/` between the parts, without hidden files and files left by desktop systems.
 
-    files: name and size in bytes, in the order in which they are read. folders: names, also of empty ones. identity: a
-    hash that changes when a name, a size or a time of change does. leftovers: what was left out, by kind: how many.
+    Attributes:
+        files: Name and size in bytes of each file, in the order in which the files are read. The size is -1
+            if unknown.
+        folders: Names of all folders, empty ones included.
+        identity: A hash that changes when a name, a size or a modification time changes.
+        leftovers: Number of files and folders that were left out, by kind.
     """
 
     files: tuple[tuple[str, int], ...]
@@ -50,26 +54,40 @@ class Listing:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In place of a file's bytes: why there are none."""
+    """Placeholder for the bytes of a file that cannot be read.
+
+    Attributes:
+        reason: Why it cannot be read, in words.
+    """
 
     reason: str
 
 
 Payload = bytes | str | Unreadable
-"""A file's bytes, or the path to read them from."""
+"""A file's bytes, the path to read them from, or the reason why there are none."""
 
 
 def format_names(name: str) -> str:
-    """A name as it can be printed: bytes that are not UTF-8, and signs that steer a terminal, are escaped."""
+    """Returns a name in printable form: bytes that are not UTF-8 and control characters for terminals are escaped.
+
+    Args:
+        name: A file name or path; undecodable bytes are surrogates, as from `os.fsdecode`.
+    """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def list_root(root: Path, cache: Path | None = None) -> Listing:
-    """List a folder or an archive. cache: a folder that keeps the listings of archives, which take time to read.
+    """Lists the files in a folder or an archive.
+
+    Args:
+        root: The folder or archive.
+        cache: Folder in which the listings of archives are cached, since reading them takes time. None: no
+            cache.
 
     Raises:
-        UserError: it is not there, cannot be read, is no archive of a known kind, or is one that must not be trusted.
+        UserError: If the root is missing, cannot be read, is no archive of a known kind, or is an unsafe
+            archive.
     """
     try:
         if root.is_dir():
@@ -85,10 +103,14 @@ def list_root(root: Path, cache: Path | None = None) -> Listing:
 
 
 def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payload]]:
-    """The wanted files of an archive by name, in the order of its listing.
+    """Yields name and content of the wanted files of an archive, in the order of its listing.
+
+    Args:
+        root: The archive.
+        wanted: Names of the files.
 
     Raises:
-        UserError: as `list_root`.
+        UserError: If the archive cannot be read or is unsafe, as for `list_root`.
     """
     for member in _members(root):
         if not member.is_folder and member.name in wanted:
@@ -128,10 +150,10 @@ def _list_folder(root: Path) -> Listing:
                 if entry.is_dir():
                     below.append(name)
                     continue
-                # A link to nothing, a pipe or a socket has no pixels, and opening a pipe would wait for ever.
+                # A broken link, a pipe or a socket has no pixels, and opening a pipe would block.
                 there = entry.stat() if entry.is_file() else None
             except OSError:
-                pass  # a link to itself, or a folder that may not be entered: what reads the file says so
+                pass  # a link to itself, or a folder without permission; reported when the file is read
             files.append((name, there.st_size if there else -1))
             digest.update(repr((name, there and (there.st_size, there.st_mtime_ns))).encode())
         folders += below
@@ -151,6 +173,13 @@ def _archive_identity(root: Path) -> str:
 
 
 def _list_archive(root: Path, identity: str, cached: Path | None) -> Listing:
+    """Lists the files in an archive, and caches the listing.
+
+    Args:
+        root: The archive.
+        identity: Hash of the archive's path, size and modification time.
+        cached: File to write the listing to; None: it is not cached.
+    """
     files: dict[str, int] = {}
     folders: dict[str, None] = {}
     left: dict[str, str] = {}
@@ -173,7 +202,7 @@ def _list_archive(root: Path, identity: str, cached: Path | None) -> Listing:
             content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leftovers)}
             write_whole(cached, json.dumps(content), concurrent=True)
         except OSError:
-            pass  # it only saves time
+            pass  # the cache only saves time
     return listing
 
 
@@ -188,7 +217,14 @@ def _cached_listing(cached: Path, identity: str) -> Listing | None:
 
 
 class _Member(NamedTuple):
-    """A file or folder of an archive. read: its bytes; to be called before the next member is asked for."""
+    """A file or folder of an archive.
+
+    Attributes:
+        name: Path in the archive, with `/` between the parts.
+        is_folder: Whether it is a folder.
+        size: Bytes of the file.
+        read: Returns the file's content. It must be called before the next member is requested.
+    """
 
     name: str
     is_folder: bool
@@ -207,12 +243,19 @@ def _members(root: Path) -> Iterator[_Member]:
                 yield member._replace(name="/".join(parts))
     except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{format_names(str(root))}: cannot be read as an archive ({format_names(str(error))}). Is it whole, and "
-            "does its ending say what it is?"
+            f"{format_names(str(root))}: cannot be read as an archive ({format_names(str(error))}). Is it complete, "
+            "and does its suffix match its format?"
         ) from None
 
 
 def _refuse(root: Path, name: str, what: str) -> None:
+    """Raises the error for an archive that is unsafe to extract.
+
+    Args:
+        root: The archive.
+        name: Name of the offending member.
+        what: Description of the fault.
+    """
     raise UserError(
         f"{format_names(str(root))}: {format_names(name)}: {what}. Nothing of it was written. Make an archive of "
         "plain files, or unpack it where you trust it and set prepare.root to that folder."
@@ -220,7 +263,13 @@ def _refuse(root: Path, name: str, what: str) -> None:
 
 
 class _Limited:
-    """What a compressed stream expands to, up to a limit, so that a small file cannot keep us busy for ever."""
+    """Readable stream with a limit on the decompressed bytes, so that a small file cannot expand without end.
+
+    Args:
+        stream: The decompressing stream.
+        limit: Largest number of bytes.
+        root: The archive, for the message.
+    """
 
     def __init__(self, stream: IO[bytes], limit: int, root: Path) -> None:
         self._stream, self._left, self._root = stream, limit, root
@@ -245,7 +294,7 @@ def _refuse_bomb(root: Path) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """Headers of a tar. tarfile takes a torn or missing header for the end of the archive; here it is an error."""
+    """Header of a tar member. A torn or missing header is an error here, where tarfile ends the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -274,7 +323,7 @@ def _tar_members(root: Path) -> Iterator[_Member]:
         ) as archive,
     ):
         while (member := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would collect every header
             if not (member.isdir() or member.isreg()):
                 _refuse(root, member.name, "a link or a device")
             if member.name.startswith("/"):
@@ -310,10 +359,18 @@ def _zip_members(root: Path) -> Iterator[_Member]:
 
 
 def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
-    """The members' names, by those that zipfile gives them.
+    """Returns the members' names, by the names that zipfile gives them.
 
-    Where a member does not say that its name is UTF-8, the specification has it in code page 437, and programs write
-    what their system has. UTF-8 is taken for what it is; nothing tells the others apart.
+    If a member is not flagged as UTF-8, its name is in code page 437 by the specification, but programs write
+    the code page of their system. Names that are valid UTF-8 are decoded as such. The other code pages cannot
+    be told apart.
+
+    Args:
+        root: The archive, for messages.
+        archive: The opened archive.
+
+    Raises:
+        UserError: If there are names in an unknown code page.
     """
     names, unknown = {}, []
     for member in archive.infolist():
@@ -327,7 +384,7 @@ def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     unknown = [name for name in unknown if not any(is_leaving(part) for part in name.split("/"))]
     if unknown:
         raise UserError(
-            f"{format_names(str(root))}: names in an old code page, which the archive does not tell: "
+            f"{format_names(str(root))}: names in an old code page, which the archive does not state: "
             f"{len(unknown):,}, such as {', '.join(format_names(name) for name in unknown[:3])}. Unpack it with the "
             "code page of the system that made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set "
             "prepare.root to that folder, or make it again with names in UTF-8."

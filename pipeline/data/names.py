@@ -1,7 +1,8 @@
-"""Names that are one name to a person: with other letter case, an accent as one sign or two, spaces or dots at the end.
+"""Comparison of names that look the same to a person: letter case, composed or decomposed accents, trailing
+spaces or dots.
 
-File systems disagree about these, so that names change on the way from one to another. What is spelled alike is always
-meant first; another spelling is taken where there is one thing alone that it can mean.
+File systems treat these differently, so names can change when files are copied from one to another. An exact
+match always comes first. Another spelling is accepted only if it can mean one thing alone.
 """
 
 import unicodedata
@@ -12,24 +13,40 @@ _Value = TypeVar("_Value")
 
 
 def normalize_name(name: str) -> str:
-    """The name with each accented letter as one sign."""
+    """Returns the name with each accented letter as one code point (Unicode NFC).
+
+    Args:
+        name: A file name, path or class name.
+    """
     return unicodedata.normalize("NFC", name)
 
 
 def name_key(name: str) -> str:
-    """What all spellings of a name, or of each part of a path, have in common."""
+    """Returns a key that all spellings of a name, or of a path part by part, have in common.
+
+    Args:
+        name: A file name or path, with `/` or backslashes.
+    """
     parts = (part.strip().rstrip(". ") or part for part in name.replace("\\", "/").split("/"))
-    return normalize_name("/".join(parts).lower())  # and not casefold, to which ss is a spelling of ß
+    return normalize_name("/".join(parts).lower())  # not casefold, which maps ß to ss
 
 
 def class_key(name: str) -> str:
-    """As `name_key`, of a class: letters are classes of their own, A another than a."""
+    """Returns the `name_key` of a class name. Single letters keep their case: A and a are different classes.
+
+    Args:
+        name: A class name.
+    """
     bare = normalize_name(name.strip().rstrip(". ") or name)
     return bare if len(bare) == 1 else name_key(name)
 
 
 def spelled_twice(names: Iterable[str]) -> list[list[str]]:
-    """Classes that are one to a person, in groups of two or more spellings."""
+    """Returns groups of two or more class names that are spellings of the same name.
+
+    Args:
+        names: Class names.
+    """
     by_key: dict[str, list[str]] = {}
     for name in names:
         by_key.setdefault(class_key(name), []).append(name)
@@ -37,7 +54,7 @@ def spelled_twice(names: Iterable[str]) -> list[list[str]]:
 
 
 class Names(Generic[_Value]):
-    """Values by name, found in any spelling that leaves no doubt."""
+    """Mapping by name that also finds unambiguous other spellings of a name."""
 
     def __init__(self, values: Mapping[str, _Value]) -> None:
         self._by_key: dict[str, set[str]] = {}
@@ -46,7 +63,7 @@ class Names(Generic[_Value]):
         self._values = values
 
     def find(self, name: str) -> str | None:
-        """The name among these that is meant, or None: there is none, or several that it is the spelling of."""
+        """Returns the name in the mapping that is meant by `name`; None if there is none, or more than one."""
         if name in self._values:
             return name
         meant = self._by_key.get(name_key(name), set())

@@ -1,14 +1,16 @@
-"""Augmentation of training images, whole batches at a time, with draws of its own for every image.
+"""Augmentation of training images in whole batches, with random draws of its own for every image.
 
     light   shifted by up to an eighth of the side, the border reflected; mirrored with probability 1/2
     deit    a crop of 8 to 100 % of the area resized (bicubic), mirrored with probability 1/2, then RandAugment
             m9-mstd0.5-inc1, which in timm takes the place of the colour jitter of 0.4
     erasing a rectangle of 2 to 33 % of the area becomes normal noise, after standardisation
 
-(Touvron et al., Training Data-Efficient Image Transformers, arXiv 2012.12877, in the settings of its code, which SAR's
-uses too; light is ours.) What is drawn for an image depends on seed, epoch and its id alone: neither on the batch that
-it is in nor on the device. On a GPU `light` is done by torch, there; `deit` is done by kernels on the CPU, for whatever
-device. Shapes: B images, H x W pixels, C channels.
+deit and erasing follow Touvron et al., Training Data-Efficient Image Transformers (arXiv 2012.12877), with
+the values of its code, which SAR's code uses, too. light is this project's own.
+
+The draws of an image depend only on seed, epoch and its key: its id, or its place in the epoch if classes are
+balanced. They depend neither on the rest of the batch nor on the device. On a GPU, torch computes `light`
+there; `deit` is always computed by kernels on the CPU. Shapes: B images, H x W pixels, C channels.
 """
 
 from collections.abc import Sequence
@@ -30,10 +32,15 @@ KINDS = ("none", "light", "deit")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images. kind: of `KINDS`. flip: whether it mirrors. erasing: a probability.
+    """Augmentation that is applied to training images.
+
+    Attributes:
+        kind: One of `KINDS`.
+        flip: Whether images are mirrored with probability 1/2.
+        erasing: Probability that a rectangle of an image is erased.
 
     Raises:
-        ValueError: another kind.
+        ValueError: If the kind is unknown.
     """
 
     kind: str = "none"
@@ -45,20 +52,25 @@ class Augmentation:
             raise ValueError(f"unknown augmentation {self.kind!r}; known: {', '.join(KINDS)}")
 
     def check(self, channels: int) -> None:
-        """Refuse images that it is not for.
+        """Checks that the augmentation supports images of this many channels.
 
         Raises:
-            ValueError: the operations on colour are for images of 1 or 3 channels.
+            ValueError: If it does not: operations on colour need 1 or 3 channels.
         """
         if self.kind == "deit" and channels not in (1, 3):
             raise ValueError(f"train.augment deit is for images of 1 or 3 channels, not {channels}; take light or none")
 
 
 class EpochAugmenter:
-    """An augmentation with the draws of one epoch.
+    """Augmentation with the random draws of one epoch.
 
-    mean: of the standardisation, by channel; what RandAugment moves in from outside of an image has that colour.
-    images: one more than the largest id.
+    Args:
+        augmentation: The kind and its options.
+        mean: Mean by channel of the standardisation, in 0 .. 1. Areas that RandAugment moves in from outside
+            get this colour.
+        images: One more than the largest key.
+        seed: Seed of the training run.
+        epoch: Number of the epoch.
     """
 
     def __init__(
@@ -70,7 +82,12 @@ class EpochAugmenter:
         self._stream = seed, epoch
 
     def change(self, pixels: Tensor, ids: NDArray[np.int64]) -> Tensor:
-        """Augmented pixels (B, C, H, W) uint8, on the device that they came from."""
+        """Returns augmented pixels (B, C, H, W) uint8, on the device of the input.
+
+        Args:
+            pixels: (B, C, H, W) uint8.
+            ids: Keys of the images (B,), from which their draws follow.
+        """
         if self._augmentation.kind == "light":
             return self._shifted(pixels, ids)
         if self._augmentation.kind == "deit":
@@ -80,15 +97,21 @@ class EpochAugmenter:
 
     @property
     def on_host(self) -> bool:
-        """Whether it is done on the CPU, whatever device trains."""
+        """True if the augmentation is computed on the CPU, whatever device trains."""
         return self._augmentation.kind == "deit"
 
     def transformed(self, images: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> Tensor:
-        """What `change` makes of images, for what is done `on_host`, (B, C, H, W) uint8 on the CPU.
+        """Returns the same images as `change`, for an augmentation that is `on_host`.
 
-        images: (N, H, W, C) uint8, of which `rows` (B,) have the ids.
+        Args:
+            images: (N, H, W, C) uint8, of which only some rows are read.
+            rows: Rows of the batch in `images` (B,).
+            ids: Keys of the images (B,), from which their draws follow.
+
+        Returns:
+            (B, C, H, W) uint8 on the CPU.
         """
-        # Who does not augment need not wait for numba.
+        # Imported here, so that numba is loaded only if images are augmented.
         from pipeline.data.augment.pixel_kernels import augment_batch
 
         made = augment_batch(images, rows, self._changes(ids, (images.shape[1], images.shape[2])), self._fill)
@@ -96,7 +119,7 @@ class EpochAugmenter:
 
     @property
     def moves(self) -> bool:
-        """Whether it takes pixels from one place to another, and does nothing else to them."""
+        """True if the augmentation only moves pixels and changes no values."""
         return self._augmentation.kind == "light"
 
     def moved(
@@ -106,32 +129,51 @@ class EpochAugmenter:
         ids: NDArray[np.int64],
         levels: NDArray[np.float32],
     ) -> Tensor:
-        """What `change` and standardisation make of images, in one pass on the CPU; for what `moves`.
+        """Returns augmented and standardised images in one pass on the CPU, for an augmentation that `moves`.
 
-        images: (N, H, W, C) uint8, of which `rows` (B,) have the ids. levels (C, 256): what each grey level becomes.
-        Returns (B, C, H, W) float32, bit for bit what the two would give.
+        The result equals, bit for bit, `change` followed by standardisation.
+
+        Args:
+            images: (N, H, W, C) uint8, of which only some rows are read.
+            rows: Rows of the batch in `images` (B,).
+            ids: Keys of the images (B,), from which their draws follow.
+            levels: Standardised value of every grey level, (C, 256) float32.
+
+        Returns:
+            (B, C, H, W) float32.
         """
-        from pipeline.data.augment.crop_kernels import shift_and_normalise  # here for the same reason
+        from pipeline.data.augment.crop_kernels import shift_and_normalise  # here, because it loads numba
 
         down, across = self._shifts(ids, (images.shape[1], images.shape[2]), torch.device("cpu"))
         return torch.from_numpy(shift_and_normalise(images, rows, down.numpy(), across.numpy(), levels))
 
     def masks(self, masks: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Masks (N, H, W) uint8, of which `rows` (B,) have the ids, moved as their images are: (B, H, W).
+        """Returns masks (B, H, W) uint8, moved in the same way as their images.
 
-        By the nearest pixel; what comes from outside is undecided (255). Erasing leaves masks as they are.
+        The nearest pixel is taken. Areas from outside the image are undecided (255). Erasing does not change
+        masks.
+
+        Args:
+            masks: (N, H, W) uint8, of which only some rows are read.
+            rows: Rows of the batch in `masks` (B,).
+            ids: Keys of the images (B,), from which their draws follow.
         """
         if self._augmentation.kind == "light":
             down, across = self._shifts(ids, (masks.shape[1], masks.shape[2]), torch.device("cpu"))
             return np.asarray(masks[rows[:, None, None], down.numpy()[:, :, None], across.numpy()[:, None, :]])
         if self._augmentation.kind == "deit":
-            from pipeline.data.augment.mask_kernels import shift_masks  # here for the same reason
+            from pipeline.data.augment.mask_kernels import shift_masks  # here, because it loads numba
 
             return shift_masks(masks, rows, self._changes(ids, (masks.shape[1], masks.shape[2])))
         return np.asarray(masks[rows])
 
     def erase(self, inputs: Tensor, ids: NDArray[np.int64]) -> Tensor:
-        """Standardised images (B, C, H, W), erased in place."""
+        """Erases rectangles of standardised images (B, C, H, W) in place, and returns these images.
+
+        Args:
+            inputs: (B, C, H, W) float32.
+            ids: Keys of the images (B,), from which their draws follow.
+        """
         if self._augmentation.erasing == 0.0:
             return inputs
         chosen = uniform_draws([*self._stream, ERASING], ids, 1)[:, 0] < self._augmentation.erasing
@@ -146,11 +188,18 @@ class EpochAugmenter:
     def _shifted(self, pixels: Tensor, ids: NDArray[np.int64]) -> Tensor:
         rows, columns = self._shifts(ids, (pixels.shape[2], pixels.shape[3]), pixels.device)
         batch = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-        # Indices around a slice put the channels last.
+        # In torch, index tensors on both sides of a slice put the sliced dimension (channels) last.
         return pixels[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
     def _shifts(self, ids: NDArray[np.int64], sides: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which of its own rows (B, H) and columns (B, W) each image shows."""
+        """Returns, for each place of the result, the row (B, H) and the column (B, W) of the image that is shown
+        there.
+
+        Args:
+            ids: Keys of the images (B,).
+            sides: (H, W) of the images.
+            device: Device of the result.
+        """
         drawn = torch.from_numpy(self._draws[ids]).to(device)
         rows, columns = (_reflected(drawn[:, axis], sides[axis]) for axis in (0, 1))
         if self._augmentation.flip:
@@ -159,7 +208,7 @@ class EpochAugmenter:
 
     @cached_property
     def _draws(self) -> NDArray[np.float32]:
-        # A row an id: rows are filled in order, so an image's does not depend on how many there are.
+        # One row per key. Rows are filled in order, so a row does not depend on the number of images.
         drawn = np.random.default_rng([*self._stream, SHIFTS]).random((self._images, 3), dtype=np.float32)
         return drawn
 
@@ -174,7 +223,15 @@ class EpochAugmenter:
 
 
 def _reflected(draws: Tensor, side: int) -> Tensor:
-    """Which pixel of `side` each of an image shifted by -reach .. reach shows, (B, side), from draws (B,) in 0 .. 1."""
+    """Returns the pixel index shown at each place of shifted images, (B, side).
+
+    An image is shifted by -reach .. reach pixels, where reach is an eighth of the side. Indices beyond the
+    border are reflected.
+
+    Args:
+        draws: (B,) in 0 .. 1.
+        side: Pixels along this axis.
+    """
     reach = min(max(1, side // 8), side - 1)
     shift = (draws * (2 * reach + 1)).long().clamp_(max=2 * reach) - reach
     index = (torch.arange(side, device=draws.device) + shift[:, None]).abs()

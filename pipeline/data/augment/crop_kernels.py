@@ -1,4 +1,4 @@
-"""Kernels that make inputs of prepared pixels in one pass, on the CPU. Import this module only to run them.
+"""Kernel that shifts and standardises prepared pixels in one pass on the CPU; importing it loads numba.
 
 Shapes: N images of a set, B of a batch, H x W pixels, C channels.
 """
@@ -17,10 +17,14 @@ def shift_and_normalise(
     across: NDArray[np.int64],
     levels: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """The images `rows` (B,) of a set, their pixels moved and standardised, (B, C, H, W) float32.
+    """Returns shifted and standardised images (B, C, H, W) float32.
 
-    images: (N, h, w, C) uint8, a memory map or an array, read where it lies. down (B, H), across (B, W): which of the
-    image's own rows and columns is seen at each. levels (C, 256): what every grey level becomes.
+    Args:
+        images: (N, h, w, C) uint8, an array or a memory map; only the rows needed are read.
+        rows: Rows of the batch in `images` (B,).
+        down: Row of the image that is shown in each row of the result, (B, H).
+        across: Column of the image that is shown in each column of the result, (B, W).
+        levels: Standardised value of every grey level, (C, 256).
     """
     count, height = down.shape
     out = np.empty((count, images.shape[3], height, across.shape[1]), dtype=np.float32)
@@ -30,7 +34,7 @@ def shift_and_normalise(
     return out
 
 
-# Indices are unsigned, so that numba need not look for negative ones.
+# Indices are unsigned, so that numba need not check for negative ones.
 @compile_kernel
 def _move(
     images: NDArray[np.uint8],
@@ -42,6 +46,17 @@ def _move(
     begin: int,
     end: int,
 ) -> None:
+    """Writes the images begin .. end of a batch into `out`.
+
+    Args:
+        images: (N, h, w, C), read-only.
+        rows: Rows of the batch in `images` (B,).
+        down: Row that is shown in each row of the result, (B, H).
+        across: Column that is shown in each column of the result, (B, W).
+        levels: Standardised value of every grey level, (C, 256).
+        out: (B, C, H, W), the result.
+        begin, end: Range of the batch.
+    """
     for place in range(begin, end):
         image = images[rows[place]]
         columns = across[place]

@@ -1,4 +1,5 @@
-"""Masks moved as the images that they belong to, by the nearest pixel, on the CPU. Import this module only to run them.
+"""Kernel that moves masks in the same way as their images, by the nearest pixel, on the CPU; importing it loads
+numba.
 
 Shapes: N masks of a set, B of a batch, H x W pixels.
 """
@@ -17,9 +18,15 @@ Masks = NDArray[np.uint8]
 
 
 def shift_masks(masks: Masks, rows: NDArray[np.int64], changes: Operations) -> Masks:
-    """The masks `rows` (B,) of a set (N, H, W) uint8, cropped, mirrored and moved as the changes say: (B, H, W).
+    """Returns masks (B, H, W) uint8, cropped, mirrored and moved like their images.
 
-    What changes colours alone leaves them as they are; what is moved in from outside is undecided.
+    Operations that change only colours leave masks unchanged. Areas that are moved in from outside are
+    undecided (255).
+
+    Args:
+        masks: (N, H, W) uint8, an array or a memory map.
+        rows: Rows of the batch in `masks` (B,).
+        changes: Crops and operations of the batch.
     """
     out = np.empty((len(rows), *masks.shape[1:]), dtype=np.uint8)
     moves = (changes.operations == ROTATE) | (changes.operations >= SHEAR_X)
@@ -43,12 +50,24 @@ def _move(
     begin: int,
     end: int,
 ) -> None:
+    """Writes the masks begin .. end of a batch into `out`.
+
+    Args:
+        masks: (N, H, W), read-only.
+        rows: Rows of the batch in `masks` (B,).
+        boxes: Top, left, height and width of each crop, (B, 4).
+        mirrored: (B,).
+        moves: Whether an operation moves pixels, (B, layers).
+        matrices: Affine matrices of the operations, (B, layers, 6), as `Operations.values`.
+        out: (B, H, W), the result.
+        begin, end: Range of the batch.
+    """
     height, width = out.shape[1:]
     here, there = np.empty((height, width), dtype=np.uint8), np.empty((height, width), dtype=np.uint8)
     columns = np.empty(width, dtype=np.int64)
     for place in range(begin, end):
         top, left, tall, wide = boxes[place]
-        # Added up, as Pillow does it, whose sums decide which of two pixels equally near is taken.
+        # Coordinates are accumulated as in Pillow: its rounding decides which of two equally near pixels is taken.
         down, across = 0.5 * (tall / height), 0.5 * (wide / width)
         for x in range(width):
             columns[x] = left + min(int(across), wide - 1)

@@ -1,9 +1,12 @@
-"""The operations of DeiT's recipe on uint8 pixels, image after image, on the CPU. Import this module only to run them.
+"""Kernels of the operations of DeiT's recipe on uint8 pixels, one image at a time, on the CPU; importing them
+loads numba.
 
-They give what Pillow gives, to the bit where the compiler that built it has not fused multiplications with additions:
-its bicubic resampling with coefficients of 22 bits, its bicubic transforms in double precision, its blends in single.
-Pillow's documentation and sources say what is computed; `tests/data/test_pixel_kernels.py` compares.
-Shapes: N images of a set, B of a batch, H x W pixels, C channels; an image at work has 3.
+They give the results of Pillow: its bicubic resampling with coefficients of 22 bits, its bicubic transforms
+in double precision, and its blends in single precision. Results are equal to the bit, unless the compiler
+that built Pillow fused multiplications with additions. The arithmetic follows Pillow's documentation and
+sources; `tests/data/test_pixel_kernels.py` compares the two.
+
+Shapes: N images of a set, B of a batch, H x W pixels, C channels. Intermediate images have 3 channels.
 """
 
 import math
@@ -19,9 +22,15 @@ Image = NDArray[np.uint8]
 
 
 def augment_batch(images: Image, rows: NDArray[np.int64], changes: Operations, fill: NDArray[np.uint8]) -> Image:
-    """The images `rows` (B,) of a set (N, H, W, C) uint8, C of 1 or 3, changed: (B, H, W, C) uint8.
+    """Returns augmented images (B, H, W, C) uint8.
 
-    fill (3,) uint8: the colour of what is moved in from outside. A grey image is worked on as one of three channels.
+    A grey image is processed as one of three equal channels.
+
+    Args:
+        images: (N, H, W, C) uint8 with 1 or 3 channels, an array or a memory map.
+        rows: Rows of the batch in `images` (B,).
+        changes: Crops and operations of the batch.
+        fill: Colour of areas that are moved in from outside, (3,) uint8.
     """
     out = np.empty((len(rows), *images.shape[1:]), dtype=np.uint8)
     asked = changes.boxes, changes.mirrored, changes.operations, changes.values
@@ -32,6 +41,7 @@ def augment_batch(images: Image, rows: NDArray[np.int64], changes: Operations, f
 
 @compile_kernel
 def _cubic(x: float) -> float:
+    """Returns the value of the bicubic filter (a = -0.5) at distance x in pixels."""
     x = abs(x)
     if x < 1.0:
         return (1.5 * x - 2.5) * x * x + 1.0
@@ -40,9 +50,16 @@ def _cubic(x: float) -> float:
 
 @compile_kernel
 def _weights(inside: int, outside: int, bounds: NDArray[np.int64], taps: NDArray[np.int32]) -> None:
-    """Fill in, for each place outside, where inside it begins and ends to look, and its taps in 2^-22.
+    """Computes the resampling weights along one axis.
 
-    A crop is no larger than what it is resized to, so that a place looks at five pixels at most.
+    A crop is never larger than the result, so each place of the result depends on at most five pixels.
+
+    Args:
+        inside: Pixels of the crop along the axis.
+        outside: Pixels of the result along the axis.
+        bounds: Written: the first pixel, and one after the last, that each place of the result depends on,
+            (>= outside, 2).
+        taps: Written: their weights in units of 2^-22, (>= outside, 5).
     """
     scale = inside / outside
     weights = np.empty(taps.shape[1])
@@ -61,6 +78,7 @@ def _weights(inside: int, outside: int, bounds: NDArray[np.int64], taps: NDArray
 
 @compile_kernel
 def _clipped(total: int) -> int:
+    """Returns a weighted sum in units of 2^-22 as a level in 0 .. 255."""
     return min(255, max(0, total >> 22))
 
 
@@ -68,7 +86,16 @@ def _clipped(total: int) -> int:
 def _resized(
     cut: Image, mirror: bool, bounds: NDArray[np.int64], taps: NDArray[np.int32], between: Image, out: Image
 ) -> None:
-    """A crop (h, w, c) resized to out (H, W, 3), across and then down, and mirrored. between: room for (h, W, 3)."""
+    """Resizes a crop, first across and then down, and mirrors it.
+
+    Args:
+        cut: The crop, (h, w, c) with 1 or 3 channels.
+        mirror: Whether to mirror it.
+        bounds: Working memory of `_weights`, (max(H, W), 2).
+        taps: Working memory of `_weights`, (max(H, W), 5).
+        between: Working memory for the crop resized across, (H, W, 3).
+        out: Written: the result, (H, W, 3).
+    """
     height, width, channels = out.shape[0], out.shape[1], cut.shape[2]
     _weights(cut.shape[1], width, bounds, taps)
     for y in range(cut.shape[0]):
@@ -101,14 +128,28 @@ def _resized(
 
 @compile_kernel
 def _along(a: float, b: float, c: float, d: float, t: float) -> float:
-    # Levels may come as unsigned numbers, whose differences would not be negative.
+    """Returns the cubic interpolation between b and c.
+
+    Args:
+        a, b, c, d: Levels of four neighbouring pixels.
+        t: Position between b and c, in 0 .. 1.
+    """
+    # Levels may be unsigned, and their differences would wrap around.
     p, q, r, s = float(a), float(b), float(c), float(d)
     return q + t * ((r - p) + t * ((2.0 * (p - q) + r - s) + t * (q - p - r + s)))
 
 
 @compile_kernel
 def _moved(image: Image, matrix: NDArray[np.float64], fill: NDArray[np.uint8], out: Image) -> None:
-    """An affine transform, bicubic; what lies outside of the image has the colour `fill`."""
+    """Applies an affine transform with bicubic interpolation.
+
+    Args:
+        image: (H, W, 3).
+        matrix: (a, b, c, d, e, f): place (x, y) of the result shows place (a x + b y + c, d x + e y + f) of
+            the image.
+        fill: Colour of places that lie outside of the image, (3,).
+        out: Written: the result, (H, W, 3).
+    """
     height, width, _ = image.shape
     values = np.empty(4)
     for y in range(height):
@@ -120,7 +161,7 @@ def _moved(image: Image, matrix: NDArray[np.float64], fill: NDArray[np.uint8], o
             right, below = across - 0.5 - left, down - 0.5 - top
             x0, x1 = max(left - 1, 0), max(left, 0)
             x2, x3 = min(left + 1, width - 1), min(left + 2, width - 1)
-            # Where it lies on a line, nothing of the others is seen.
+            # Exactly on a line of pixels, the other lines have no weight.
             first, last = (1, 2) if below == 0.0 else (0, 4)
             for channel in range(3):
                 if outside:
@@ -139,7 +180,14 @@ def _moved(image: Image, matrix: NDArray[np.float64], fill: NDArray[np.uint8], o
 
 @compile_kernel
 def _table(image: Image, operation: int, value: float, table: NDArray[np.uint8]) -> None:
-    """What an operation that looks at each pixel's level alone makes of every level, table (3, 256)."""
+    """Computes the new value of every level for an operation that depends on a pixel's level alone.
+
+    Args:
+        image: (H, W, 3), for operations that depend on its histogram (AutoContrast, Equalize).
+        operation: Number in `OPERATIONS`: 0, 1, 2, 4, 5 or 6.
+        value: Bits (4), threshold (5) or addend (6).
+        table: Written: the new levels by channel, (3, 256).
+    """
     counts = np.zeros((3, 256), dtype=np.int64)
     if operation <= 1:
         for y in range(image.shape[0]):
@@ -175,12 +223,25 @@ def _table(image: Image, operation: int, value: float, table: NDArray[np.uint8])
 
 @compile_kernel
 def _grey(image: Image, y: int, x: int) -> int:
+    """Returns the grey level of a pixel, by ITU-R 601-2 weights in units of 2^-16 as in Pillow.
+
+    Args:
+        image: (H, W, 3).
+        y, x: Row and column of the pixel.
+    """
     return int(image[y, x, 0] * 19595 + image[y, x, 1] * 38470 + image[y, x, 2] * 7471 + 32768) >> 16
 
 
 @compile_kernel
 def _blended(image: Image, operation: int, factor: float, out: Image) -> None:
-    """An image mixed with its grey one (7), its mean grey (8), black (9) or its smoothed one (10)."""
+    """Mixes an image with its grey version (7), its mean grey level (8), black (9) or its smoothed version (10).
+
+    Args:
+        image: (H, W, 3).
+        operation: Number in `OPERATIONS`, 7 to 10.
+        factor: 0 gives the other image, 1 gives this image; above 1 extrapolates.
+        out: Written: the result, (H, W, 3).
+    """
     height, width, _ = image.shape
     share = np.float32(factor)
     mean = 0
@@ -225,6 +286,19 @@ def _change(
     begin: int,
     end: int,
 ) -> None:
+    """Writes the augmented images begin .. end of a batch into `out`.
+
+    Args:
+        images: (N, H, W, C), read-only.
+        rows: Rows of the batch in `images` (B,).
+        boxes: Top, left, height and width of each crop, (B, 4).
+        mirrored: (B,).
+        operations: Numbers in `OPERATIONS`, -1 for none, (B, layers).
+        values: Values of the operations, (B, layers, 6), as `Operations.values`.
+        fill: Colour of areas that are moved in from outside, (3,).
+        out: (B, H, W, C), the result.
+        begin, end: Range of the batch.
+    """
     height, width, channels = out.shape[1:]
     longer = max(height, width)
     bounds, taps = np.empty((longer, 2), dtype=np.int64), np.empty((longer, 5), dtype=np.int32)

@@ -1,11 +1,13 @@
-"""What DeiT's recipe draws for every image of a batch, as numbers for the kernels to work from.
+"""Random parameters of DeiT's augmentation for every image of a batch, as numbers that the kernels take.
 
-Crops as torchvision's RandomResizedCrop (and timm's) draws them, mirroring, and RandAugment in timm's form
-m9-mstd0.5-inc1: two of fifteen operations, each done with probability 1/2 at a magnitude from a normal distribution of
-mean 9 and deviation 0.5 cut to 0 .. 10 (Cubuk et al., RandAugment, arXiv 1909.13719; Touvron et al., arXiv 2012.12877).
+Crops are drawn as in torchvision's (and timm's) RandomResizedCrop, then mirroring, then RandAugment in timm's
+form m9-mstd0.5-inc1. RandAugment applies two of fifteen operations, each with probability 1/2. The magnitude
+is drawn from a normal distribution of mean 9 and standard deviation 0.5, clipped to 0 .. 10 (Cubuk et al.,
+RandAugment, arXiv 1909.13719; Touvron et al., arXiv 2012.12877).
 
-Two things are not timm's: a crop has one pixel at least, where timm fails on images of a pixel or two; and posterizing
-keeps a bit at least, where timm asks Pillow for colours of 0 bits, which it refuses. Shapes: B images.
+Two things differ from timm. A crop has at least one pixel, where timm fails on images of a pixel or two.
+Posterizing leaves at least one bit, where timm asks Pillow for 0 bits, which Pillow rejects. Shapes: B
+images.
 """
 
 import math
@@ -19,7 +21,7 @@ OPERATIONS = (
     "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY",
     "TranslateXRel", "TranslateYRel",
 )  # fmt: skip
-"""In timm's order, by timm's names; an operation's number is its place."""
+"""Operations by timm's names and in timm's order. An operation's number is its place."""
 
 ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD = (OPERATIONS.index(name) for name in OPERATIONS[3:7])
 FIRST_BLEND, LAST_BLEND = OPERATIONS.index("ColorIncreasing"), OPERATIONS.index("SharpnessIncreasing")
@@ -29,18 +31,22 @@ SCALE, RATIO, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
 LAYERS = 2
 MAGNITUDE, DEVIATION, LARGEST = 9.0, 0.5, 10.0
 DRAWS = 4 * ATTEMPTS + 1 + 4 * LAYERS
-"""Numbers that an image needs: of each attempt at a crop its area, ratio, top and left; of the mirror; of each
-operation which, whether, magnitude and sign."""
+"""Random numbers per image: area, ratio, top and left of each attempt at a crop; one for mirroring; and for each
+operation its kind, whether it is applied, its magnitude and its sign.
+"""
 
 
 @dataclass(frozen=True)
 class Operations:
-    """What is done to each image.
+    """Crops and operations of each image of a batch.
 
-    boxes (B, 4) int64: top, left, height and width of the crop. mirrored (B,) bool. operations (B, 2) int64: numbers of
-    `OPERATIONS`, -1 for none. values (B, 2, 6) float64: of operations that move pixels the matrix (a, b, c, d, e, f)
-    that takes a place (x, y) in the result to where it is seen, (a x + b y + c, d x + e y + f); of others, what they
-    need first: bits, threshold, addend or factor.
+    Attributes:
+        boxes: Top, left, height and width of the crop, (B, 4) int64.
+        mirrored: (B,) bool.
+        operations: Numbers in `OPERATIONS`, -1 for none, (B, 2) int64.
+        values: (B, 2, 6) float64. For operations that move pixels, the matrix (a, b, c, d, e, f): place (x,
+            y) of the result shows place (a x + b y + c, d x + e y + f). For the others, the first entry is
+            their bits, threshold, addend or factor.
     """
 
     boxes: NDArray[np.int64]
@@ -50,8 +56,14 @@ class Operations:
 
 
 def draw_operations(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -> Operations:
-    """From draws (B, `DRAWS`) in 0 .. 1 and the images' (H, W)."""
-    from scipy.special import ndtri  # here, so that who augments otherwise needs no scipy
+    """Returns the crops and operations that follow from uniform random numbers.
+
+    Args:
+        draws: Numbers in 0 .. 1, (B, `DRAWS`).
+        sides: (H, W) of the images.
+        flip: Whether images are mirrored with probability 1/2.
+    """
+    from scipy.special import ndtri  # here, since other augmentations need no scipy
 
     crops, mirror, operations = np.split(draws, [4 * ATTEMPTS, 4 * ATTEMPTS + 1], axis=1)
     boxes = _boxes(crops.reshape(-1, ATTEMPTS, 4), sides)
@@ -63,6 +75,12 @@ def draw_operations(draws: NDArray[np.float64], sides: tuple[int, int], *, flip:
 
 
 def _boxes(draws: NDArray[np.float64], sides: tuple[int, int]) -> NDArray[np.int64]:
+    """Returns the first of each image's attempts at a crop that fits into it, (B, 4), or the central crop.
+
+    Args:
+        draws: (B, `ATTEMPTS`, 4) in 0 .. 1: area, ratio, top and left.
+        sides: (H, W) of the images.
+    """
     height, width = sides
     area = (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[..., 0]) * (height * width)
     low, high = (math.log(each) for each in RATIO)
@@ -80,7 +98,7 @@ def _boxes(draws: NDArray[np.float64], sides: tuple[int, int]) -> NDArray[np.int
 
 
 def _central(height: int, width: int) -> tuple[int, int, int, int]:
-    """What is taken when no attempt has fit: the middle, as much of it as the ratios allow."""
+    """Returns the central crop for images that no attempt fits: as much of the middle as the ratios allow."""
     tall = min(height, round(width / RATIO[0]))
     wide = min(width, round(height * RATIO[1]))
     return (height - tall) // 2, (width - wide) // 2, tall, wide
@@ -89,7 +107,16 @@ def _central(height: int, width: int) -> tuple[int, int, int, int]:
 def _values(
     numbers: NDArray[np.int64], levels: NDArray[np.float64], signs: NDArray[np.float64], sides: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """levels: magnitudes as a share of the largest. timm's ranges: 30 degrees, 0.3 of shear, 0.45 of a side."""
+    """Returns the matrices and other values of the operations, (B, 2, 6).
+
+    The ranges are timm's: 30 degrees of rotation, 0.3 of shear, 0.45 of a side of translation.
+
+    Args:
+        numbers: Numbers in `OPERATIONS`, -1 for none, (B, 2).
+        levels: Magnitudes as shares of the largest, (B, 2).
+        signs: 1 or -1, (B, 2).
+        sides: (H, W) of the images.
+    """
     height, width = sides
     values = np.zeros((*numbers.shape, 6))
     values[..., 0] = values[..., 4] = 1.0
@@ -109,7 +136,12 @@ def _values(
 
 
 def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """Around the middle, counterclockwise."""
+    """Returns the matrix of a counterclockwise rotation around the middle of the image.
+
+    Args:
+        degrees: Angle.
+        height, width: Of the image, in pixels.
+    """
     angle = -math.radians(degrees % 360.0)
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2

@@ -1,7 +1,7 @@
-"""Random streams for libraries that draw from the global ones.
+"""Random streams that do not depend on the global ones.
 
-Whoever draws here begins with a seed made of numbers that say what is drawn for (seed, epoch, image, ...), so that no
-draw depends on what came before it, and the global streams go on afterwards as if nothing had been drawn.
+Each draw starts from a seed made of numbers that say what it is for (seed, epoch, image, ...). So it does not
+depend on earlier draws, and the global streams continue as if nothing had been drawn.
 """
 
 import random
@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 SHIFTS, PIXELS, ERASING, MIXING = range(1, 5)
-"""What is drawn: the number that follows seed and epoch, so that no two purposes share a stream."""
+"""Purposes of draws. The number follows seed and epoch in the stream's seed, so that no two purposes share a stream.
+"""
 
 
 @contextmanager
 def isolated_rng() -> Iterator[Callable[..., None]]:
-    """Python's, numpy's and torch's global streams (of the CPU), borrowed.
+    """Yields a function that seeds the global CPU streams of Python, numpy and torch from whole numbers of 0 or more.
 
-    Gives a function that seeds all three from whole numbers of 0 or more; they are put back at the end.
+    For libraries that draw from global streams. The streams' states are restored on leaving.
     """
     python, legacy = random.getstate(), np.random.get_state()
     try:
@@ -39,11 +40,16 @@ def _seed(*numbers: int) -> None:
 
 
 def uniform_draws(stream: Sequence[int], ids: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Draws for images, (B, count) in 0 .. 1 without 1, from ids (B,): a row depends on the stream and its id alone.
+    """Returns uniform draws (B, count) in 0 .. 1, without 1; a row depends only on the stream and its id.
 
-    SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014), begun for every
-    image where the stream's numbers and its id say. A generator of numpy's for every image would take longer than its
-    augmentation.
+    The generator is SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
+    2014), started for every image at a point given by the stream and the id. A numpy generator per image
+    would take longer than its augmentation.
+
+    Args:
+        stream: Whole numbers that name the stream, e.g. (seed, epoch, purpose).
+        ids: Keys of the images (B,).
+        count: Draws per image.
     """
     key = np.random.SeedSequence(stream).generate_state(1, dtype=np.uint64)
     starts = _mixed(key + ids.astype(np.uint64) * _STEP)

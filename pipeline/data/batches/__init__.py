@@ -1,1 +1,1 @@
-"""Batches on the device: the loader over a role, where its pixels are kept, and prefetching."""
+"""Batches on the device: iteration over a role, the storage of its pixels, and decoding ahead."""

@@ -1,8 +1,9 @@
 """Batches of prepared images, made on the device that trains.
 
-A batch's rows are gathered, augmented, scaled and standardised where `pipeline.data.batches.image_store` has them: in
-GPU memory, or read from the one copy of the prepared set in a CPU's memory. Only a set that is kept encoded is read by
-processes of their own, where they are asked for. Shapes: B images, H x W pixels, C channels.
+The rows of a batch are gathered where `pipeline.data.batches.image_store` stores them: in GPU memory, or in
+the one copy of the prepared set in the CPU's memory. There they are augmented, scaled and standardised.
+Worker processes are used only for sets that are stored encoded, and only if requested. Shapes: B images, H x
+W pixels, C channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,24 +22,30 @@ from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import Prepared
 
 Part = Callable[[int], NDArray[np.int64]]
+"""Function from a batch's number to the places within this batch that are wanted."""
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and standard deviation by channel of images scaled to 0 .. 1, as computed on training images."""
+    """Mean and standard deviation by channel of images scaled to 0 .. 1, computed on training images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def standardisation(images: ImageRows, ids: NDArray[np.int64] | None = None) -> Standardisation:
-    """By channel over images (N, H, W, C) uint8, or over those of `ids`. A constant channel gets deviation 1."""
+    """Returns mean and standard deviation by channel. A constant channel gets deviation 1.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        ids: Rows of the images to use; None: all.
+    """
     rows = np.arange(len(images)) if ids is None else ids
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for block in blocks(images, len(rows)):
         pixels = indexed_rows(images, rows[block])
         for channel, count in enumerate(counts):
-            # Histograms give the exact moments without a float copy, and in blocks without any copy of the set.
+            # Histograms by blocks give exact moments without a float copy of the set.
             count += np.bincount(pixels[..., channel].ravel(), minlength=256)
     levels = np.arange(256, dtype=np.float64) / 255.0
     mean, std = [], []
@@ -54,9 +61,16 @@ def standardisation(images: ImageRows, ids: NDArray[np.int64] | None = None) -> 
 class ImageBatches:
     """The images of one role on a device.
 
-    images: (N, H, W, C) uint8, labels (N,) int64 and any masks (N, H, W) uint8 in `prepared`, restricted to `ids`.
+    Args:
+        prepared: The prepared set: images (N, H, W, C) uint8, labels (N,) int64, and masks (N, H, W) uint8 or
+            None.
+        ids: Rows of the images of this role, (n,).
+        scale: Standardisation to apply.
+        device: Device of the batches.
 
-    labels: of its images, (n,) int64. classes: names by label, of the whole set.
+    Attributes:
+        labels: Labels of this role's images, (n,) int64.
+        classes: Names by label, of the whole set.
     """
 
     def __init__(
@@ -81,16 +95,21 @@ class ImageBatches:
 
     @property
     def has_masks(self) -> bool:
-        """Whether the set has masks, though not every image need have one that says anything."""
+        """True if the set has masks, though masks of single images may be undecided all over."""
         return self._masks is not None
 
     def in_order(self, batch_size: int, *, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in the order of the ids: inputs (B, C, H, W) float32, labels (B,) int64.
+        """Yields every image once, in the order of the ids.
 
-        workers: processes that decode ahead, where the set is kept encoded; 0: none, but threads.
+        Args:
+            batch_size: Images per batch; the last batch may be smaller.
+            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead.
+
+        Yields:
+            Inputs (B, C, H, W) float32, and labels (B,) int64.
 
         Raises:
-            UserError: an encoded image is damaged.
+            UserError: If an encoded image is damaged.
         """
         for places, source in self._read(np.arange(len(self)), batch_size, workers):
             yield self._plain(places, source), self._labels[places[0] : places[-1] + 1]
@@ -106,16 +125,27 @@ class ImageBatches:
         part: Part | None = None,
         balanced: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in an order that depends on nothing but seed and epoch. The last batch may be smaller.
+        """Yields every image once, in an order that depends only on seed and epoch.
 
-        augmentation: of the images; its draws depend on seed and epoch too, and on each image's id. workers: as for
-        `in_order`; they change no bit. part: gives the places wanted of each batch by its number; the others are not
-        read. balanced: as many images, but drawn with replacement: each of a class that any class is equally likely to
-        be, and any image of that class. One that comes twice in an epoch is augmented twice, each time as its place in
-        the epoch says.
+        Args:
+            batch_size: Images per batch; the last batch may be smaller.
+            seed: Seed of the training run.
+            epoch: Number of the epoch.
+            augmentation: Augmentation of the images. Its draws depend on seed, epoch and the image's id.
+                None: no augmentation.
+            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead. The
+                result is the same.
+            part: Returns the wanted places within a batch, given its number; other images are not read. None:
+                all.
+            balanced: Whether to draw as many images with replacement instead, each from a class that is drawn
+                uniformly. An image that is drawn twice is augmented differently each time, by its place in
+                the epoch.
+
+        Yields:
+            Inputs (B, C, H, W) float32, and labels (B,) int64.
 
         Raises:
-            UserError: an encoded image is damaged.
+            UserError: If an encoded image is damaged.
         """
         for _, _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced):
             yield inputs, labels
@@ -131,14 +161,21 @@ class ImageBatches:
         part: Part | None = None,
         balanced: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The batches of `shuffled`, each with its masks (B, H, W) uint8 on the device.
+        """Yields the batches of `shuffled`, each with its masks.
 
-        They follow what moves an image, by the nearest pixel: 0 background, 1 object, 255 undecided or from outside.
-        Of other images than those of this role no mask is read.
+        Masks are moved in the same way as their images, by the nearest pixel. Only masks of this role's
+        images are read.
+
+        Args:
+            batch_size, seed, epoch, augmentation, workers, part, balanced: As for `shuffled`.
+
+        Yields:
+            Inputs (B, C, H, W) float32, labels (B,) int64, and masks (B, H, W) uint8 on the device: 0
+            background, 1 object, 255 undecided or from outside the image.
 
         Raises:
-            UserError: an encoded image or mask is damaged.
-            ValueError: the set has no masks.
+            UserError: If an encoded image or mask is damaged.
+            ValueError: If the set has no masks.
         """
         self._require_masks()
         augmenter = self._augmenter(augmentation or Augmentation(), seed, epoch)
@@ -148,11 +185,11 @@ class ImageBatches:
             yield inputs, labels, torch.from_numpy(moved).to(self._device)
 
     def masks_in_order(self, batch_size: int) -> Iterator[Tensor]:
-        """The masks (B, H, W) uint8 of the batches of `in_order`, on the device.
+        """Yields the masks (B, H, W) uint8 of the batches of `in_order`, on the device.
 
         Raises:
-            UserError: an encoded mask is damaged.
-            ValueError: the set has no masks.
+            UserError: If an encoded mask is damaged.
+            ValueError: If the set has no masks.
         """
         self._require_masks()
         for places in _cut(np.arange(len(self)), batch_size, None):
@@ -176,10 +213,18 @@ class ImageBatches:
         part: Part | None = None,
         balanced: bool = False,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]]:
-        """Of each batch the places of its images, what their augmentation is drawn for, inputs and labels."""
+        """Yields batches in the order of an epoch.
+
+        Args:
+            batch_size, seed, epoch, augmentation, workers, part, balanced: As for `shuffled`.
+
+        Yields:
+            Places of the images in this role (B,), the keys that their augmentation is drawn for (B,), inputs
+            and labels.
+        """
         rng = np.random.default_rng([seed, epoch])
         order = sample_evenly(self.labels, rng) if balanced else rng.permutation(len(self))
-        # Where an image comes twice, its id cannot say which of the two is augmented; its place in the epoch can.
+        # With replacement, an id may occur twice in an epoch; the place in the epoch is unique.
         keys = _cut(np.arange(len(self)) if balanced else self._ids[order], batch_size, part)
         augmenter = None if augmentation is None else self._augmenter(augmentation, seed, epoch)
         for (places, source), key in zip(self._read(order, batch_size, workers, part), keys, strict=True):
@@ -190,12 +235,27 @@ class ImageBatches:
             yield places, key, inputs, self._labels[torch.from_numpy(places).to(self._device)]
 
     def _augmenter(self, augmentation: Augmentation, seed: int, epoch: int) -> EpochAugmenter:
+        """Returns the augmentation with the draws of an epoch.
+
+        Args:
+            augmentation: The kind and its options.
+            seed: Seed of the training run.
+            epoch: Number of the epoch.
+        """
         last = max(int(self._ids.max(initial=-1)), len(self) - 1)
         return EpochAugmenter(augmentation, self._scale.mean, images=last + 1, seed=seed, epoch=epoch)
 
     def _read(
         self, order: NDArray[np.int64], batch_size: int, workers: int, part: Part | None = None
     ) -> Iterator[tuple[NDArray[np.int64], Source]]:
+        """Yields each batch's places in this role, and the source of its pixels.
+
+        Args:
+            order: Places of an epoch, (n,).
+            batch_size: Images per batch.
+            workers: Processes that decode ahead.
+            part: As for `shuffled`.
+        """
         batches = _cut(order, batch_size, part)
         with closing(self._pixels.read(batches, workers=workers)) as sources:
             yield from zip(batches, sources, strict=True)
@@ -206,6 +266,14 @@ class ImageBatches:
     def _augmented(
         self, places: NDArray[np.int64], source: Source, augmenter: EpochAugmenter, keys: NDArray[np.int64]
     ) -> Tensor:
+        """Returns augmented and standardised inputs (B, C, H, W) float32, before erasing.
+
+        Args:
+            places: Places of the images in this role, (B,).
+            source: Where their pixels are.
+            augmenter: Augmentation of the epoch.
+            keys: Keys of the images, from which their draws follow, (B,).
+        """
         if self._device.type == "cpu" and augmenter.moves:
             return augmenter.moved(*source, keys, self._levels)
         if augmenter.on_host:
@@ -214,7 +282,7 @@ class ImageBatches:
 
     @cached_property
     def _levels(self) -> NDArray[np.float32]:
-        # By the same operations that standardise a batch, so that its bits are the same.
+        # Computed by the operations that standardise a batch, so that results are equal to the bit.
         grey = torch.arange(256, dtype=torch.uint8, device=self._device).expand(1, self.channels, 1, 256)
         levels: NDArray[np.float32] = self._standardised(grey)[0, :, 0].cpu().numpy()
         return levels
@@ -227,9 +295,16 @@ class ImageBatches:
 
 
 def sample_evenly(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """As many places as there are labels (N,), with replacement: of each a class first, then any image of that class.
+    """Returns places drawn with replacement: a class first, uniformly, then any image of that class.
 
-    Every class that has an image is equally likely.
+    Only classes that have images are drawn.
+
+    Args:
+        labels: (N,).
+        rng: Source of the draws.
+
+    Returns:
+        Places (N,), as many as there are labels.
     """
     by_class = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
@@ -239,6 +314,12 @@ def sample_evenly(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArra
 
 
 def _cut(order: NDArray[np.int64], batch_size: int, part: Part | None) -> list[NDArray[np.int64]]:
-    """An epoch's order by batches, or what is wanted of each of them."""
+    """Returns an epoch's order cut into batches.
+
+    Args:
+        order: Places of an epoch, (n,).
+        batch_size: Places per batch.
+        part: Returns the wanted places within a batch, given its number; None: all.
+    """
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches if part is None else [batch[part(number)] for number, batch in enumerate(batches)]

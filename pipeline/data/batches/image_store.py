@@ -1,9 +1,10 @@
-"""Where the pixels of a role are while a run trains.
+"""Storage of the pixels of a role during training.
 
-On a CPU they stay in the prepared files, which are memory-mapped: a batch's rows are read from the page cache, and the
-runs of a node share that one copy. On a GPU they lie in its memory where they take no more than `GPU_SHARE` of what is
-free there, and otherwise come from the page cache batch by batch. Encoded sets are decoded batch by batch, as
-`pipeline.data.batches.prefetch` does it.
+On a CPU, pixels stay in the prepared files, which are memory-mapped. The rows of a batch are read from the
+page cache, and the runs of a node share that one copy. On a GPU, pixels are copied into its memory if they
+take no more than `GPU_SHARE` of its free memory; otherwise they are read from the page cache batch by batch.
+Encoded sets are decoded batch by batch by `pipeline.data.batches.prefetch`.
+
 Shapes: N images of the set, n of the role, B of a batch, H x W pixels, C channels.
 """
 
@@ -19,16 +20,25 @@ from pipeline.data.batches.prefetch import decode_rows, prefetch_batches
 from pipeline.data.prepared.encoded import ImageRows
 
 Source = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""An array (m, H, W, C) uint8, and which of its rows (B,) are a batch: so that nothing is copied that need not be."""
+"""An array (m, H, W, C) uint8, and its rows (B,) that form a batch. Nothing is copied before it is needed."""
 
 GPU_SHARE = 0.2
-"""Of the GPU memory that is free. A role that needs more stays in the host's memory, since networks need room too."""
+"""Share of the free GPU memory that a role's pixels may take. Larger roles stay in the host's memory: networks
+need room.
+"""
 
 BLOCK_BYTES = 64 * 2**20
+"""Bytes of the pixels that are processed at a time when a whole role is read."""
 
 
 class ImageStore:
-    """The images `ids` (n,) of a set, images (N, H, W, C) uint8, for batches on a device."""
+    """Images of one role, for batches on a device.
+
+    Args:
+        images: Images of the whole set, (N, H, W, C) uint8.
+        ids: Rows of the images of the role, (n,).
+        device: Device of the batches.
+    """
 
     def __init__(self, images: ImageRows, ids: NDArray[np.int64], device: torch.device) -> None:
         self._images, self._ids, self._device = images, ids, device
@@ -39,12 +49,14 @@ class ImageStore:
         return int(self._images.shape[3])
 
     def read(self, batches: Sequence[NDArray[np.int64]], *, workers: int = 0) -> Generator[Source, None, None]:
-        """The images at the places (B,) of each batch among the ids, batch after batch; arrays are not read yet.
+        """Yields the pixels of batch after batch. An array is passed on without being read.
 
-        workers: processes that decode ahead, where the set is kept encoded.
+        Args:
+            batches: Places of each batch in the role, (B,).
+            workers: Processes that decode ahead if the set is stored encoded.
 
         Raises:
-            UserError: an encoded file is damaged.
+            UserError: If an encoded file is damaged.
         """
         if isinstance(self._images, np.ndarray):
             for places in batches:
@@ -56,7 +68,12 @@ class ImageStore:
                 yield images, np.arange(len(images))
 
     def on_device(self, places: NDArray[np.int64], source: Source) -> Tensor:
-        """The images at `places`, which `read` has given as `source`, (B, H, W, C) uint8 on the device."""
+        """Returns images (B, H, W, C) uint8 on the device.
+
+        Args:
+            places: Places of the images in the role, (B,).
+            source: Their pixels, as yielded by `read`.
+        """
         if self._held is not None:
             return self._held[torch.from_numpy(places).to(self._device)]
         images, rows = source
@@ -77,13 +94,23 @@ class ImageStore:
 
 
 def blocks(images: ImageRows, count: int) -> list[slice]:
-    """0 .. count cut into pieces of rows that decoded take `BLOCK_BYTES` at most, but for a single one."""
+    """Returns slices of 0 .. count whose decoded rows take at most `BLOCK_BYTES`, or are a single row.
+
+    Args:
+        images: Images or masks by row.
+        count: Number of rows.
+    """
     step = max(1, BLOCK_BYTES // max(1, _row_bytes(images)))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def indexed_rows(images: ImageRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The rows (n,) of images or masks, read or decoded, (n, ...) uint8."""
+    """Returns rows (n, ...) uint8 of images or masks, read or decoded.
+
+    Args:
+        images: Images or masks by row.
+        rows: Row numbers, (n,).
+    """
     return np.asarray(images[rows]) if isinstance(images, np.ndarray) else decode_rows(images, rows)
 
 

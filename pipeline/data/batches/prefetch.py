@@ -1,7 +1,8 @@
-"""Batches of a set that is kept encoded, decoded in this process or, ahead of time, in worker processes.
+"""Batches of a set that is stored encoded, decoded in this process or ahead of time in worker processes.
 
-Workers belong to one pass over the data: they end with it, whether it is finished, left early or killed. Pillow decodes
-(see `pipeline.data.prepared.encoded`). Shapes: B images of a batch, H x W pixels, C channels.
+Workers belong to one pass over the data. They end with it, whether the pass is finished, left early or
+killed. Pillow decodes the files (see `pipeline.data.prepared.encoded`). Shapes: B images of a batch, H x W
+pixels, C channels.
 """
 
 import ctypes
@@ -28,17 +29,21 @@ AHEAD = 2
 """Batches that a worker decodes ahead."""
 
 SHARED = "/dev/shm"
-"""Where batches are while they pass from a worker to its parent."""
+"""Shared memory, through which a batch passes from a worker to its parent."""
 
 PARENT_DEATH_SIGNAL = 1
 """Linux's PR_SET_PDEATHSIG."""
 
 
 def decode_rows(images: EncodedRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The rows (B,), (B, H, W, C) uint8, by as many threads as torch may use.
+    """Returns decoded rows (B, H, W, C) uint8, or (B, H, W) of masks, using the threads that torch may use.
+
+    Args:
+        images: Encoded images or masks.
+        rows: Row numbers, (B,).
 
     Raises:
-        UserError: a file is damaged.
+        UserError: If a file is damaged.
     """
     found = np.empty((len(rows), *images.shape[1:]), dtype=np.uint8)
 
@@ -52,13 +57,16 @@ def decode_rows(images: EncodedRows, rows: NDArray[np.int64]) -> NDArray[np.uint
 def prefetch_batches(
     images: EncodedRows, batches: Sequence[NDArray[np.int64]], *, workers: int = 0
 ) -> Generator[NDArray[np.uint8], None, None]:
-    """Each batch of rows (B,), (B, H, W, C) uint8, in the order of the batches.
+    """Yields each batch decoded, (B, H, W, C) uint8, in the order of the batches.
 
-    workers: processes that decode ahead, fewer where shared memory has no room for what they would hold; 0 to decode
-    each batch when it is asked for, in threads of this process.
+    Args:
+        images: Encoded images.
+        batches: Row numbers of each batch, (B,).
+        workers: Processes that decode ahead; fewer if shared memory has no room for their batches. 0 decodes
+            each batch when it is requested, in threads of this process.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: If a file is damaged.
     """
     workers = min(workers, _room_for(images, batches))
     if not workers:
@@ -72,12 +80,15 @@ def prefetch_batches(
                 raise batch
             yield batch.numpy()
     finally:
-        # Not left to the last reference, which an error's traceback may hold for long.
+        # Workers would otherwise live as long as the last reference, which may be in an error's traceback.
         iterator._shutdown_workers()
 
 
 def _room_for(images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> int:
-    """Workers whose batches shared memory can hold; containers often have 64 MB of it, and end who takes more."""
+    """Returns the number of workers whose batches fit into shared memory.
+
+    Containers often have 64 MB of it, and a process that needs more is killed.
+    """
     if not os.path.isdir(SHARED) or not batches:
         return sys.maxsize
     batch = max(len(rows) for rows in batches) * math.prod(images.shape[1:])
@@ -85,11 +96,18 @@ def _room_for(images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> int:
 
 
 def _begun(images: EncodedRows, batches: Sequence[NDArray[np.int64]], workers: int) -> Any:
-    set_socket_folder()  # by which workers hand over their batches
+    """Starts the workers and returns an iterator over their batches.
+
+    Args:
+        images: Encoded images.
+        batches: Row numbers of each batch, (B,).
+        workers: Number of processes.
+    """
+    set_socket_folder()  # workers send their batches through sockets
     with warnings.catch_warnings():
-        # Python's, of forks beside threads: a worker takes no lock of theirs, it reads files and decodes them.
+        # Python warns of forks beside threads. It is safe here: a worker only reads and decodes files, without locks.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
-        # torch's, of more workers than cores, which is for the user to say.
+        # torch warns of more workers than cores. The user decides on their number.
         warnings.filterwarnings("ignore", category=UserWarning, message="This DataLoader will create")
         return iter(
             DataLoader(
@@ -98,18 +116,21 @@ def _begun(images: EncodedRows, batches: Sequence[NDArray[np.int64]], workers: i
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 worker_init_fn=_EndWith(os.getpid()),
-                # Of its own, or it would draw from the global stream, and training would depend on the workers.
+                # Without a generator of its own, it would draw from the global stream, and training would depend on
+                # the workers.
                 generator=torch.Generator(),
-                # Starts at once, where others import torch again in every worker and epoch.
+                # A fork starts at once; other methods import torch again in every worker and epoch.
                 multiprocessing_context="fork" if sys.platform == "linux" else None,
             )
         )
 
 
 class _Batches(Dataset[torch.Tensor | UserError]):
-    """A whole batch by its number, since that is sent between processes as one piece of shared memory.
+    """Decoded batches by number. A whole batch is one item, since it passes between processes as one piece of
+    shared memory.
 
-    An error is given and not raised: torch would wrap it into the text of a traceback.
+    An error is returned instead of raised, since torch would wrap a raised error into the text of a
+    traceback.
     """
 
     def __init__(self, images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> None:
@@ -126,7 +147,11 @@ class _Batches(Dataset[torch.Tensor | UserError]):
 
 
 class _EndWith:
-    """Ends a worker at once when its parent ends, were it by SIGKILL; torch's own watch takes seconds."""
+    """Makes a worker end as soon as its parent ends, even by SIGKILL; torch's own check takes seconds.
+
+    Args:
+        parent: Process id of the parent.
+    """
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
@@ -134,5 +159,5 @@ class _EndWith:
     def __call__(self, _: int) -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-            if os.getppid() != self._parent:  # it has ended before it was watched
+            if os.getppid() != self._parent:  # the parent ended before prctl was called
                 os._exit(1)
