@@ -1,1 +1,1 @@
-"""Decoding: an image or mask file becomes the square uint8 pixels that a network gets."""
+"""Decoding of image files: safely opened pictures, masks and bit depths become square uint8 arrays."""

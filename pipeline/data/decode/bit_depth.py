@@ -1,4 +1,4 @@
-"""How many bits the pictures of a set have: one answer for all of them, so that none is shown brighter than another."""
+"""Bit depth of a set's pictures: one answer for the whole set, so that equal values mean equal brightness."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,22 @@ from pipeline.data.decode.pictures import Depth, highest_of
 from pipeline.errors import UserError
 
 NAMED = 3
+"""Files of each kind that a message names."""
 USUAL = (1, 8, 10, 12, 14, 16, 20, 24, 32)
-"""Bits that cameras and scanners give."""
+"""Bit depths of cameras and scanners."""
 
 
 class BitDepth(NamedTuple):
-    """The depth of one picture of more than 8 bits a channel, the highest of its values, and the format of its file."""
+    """Depth of one picture with more than 8 bits a channel.
+
+    Attributes:
+        bits: Bits a channel.
+        declared: Whether the file or the user states the depth; otherwise it is the size of the stored
+            values.
+        highest: Highest value in the picture.
+        is_grey: Whether the picture is grey rather than in colour.
+        format: Pillow's name of the file format.
+    """
 
     bits: int
     declared: bool
@@ -25,28 +35,38 @@ class BitDepth(NamedTuple):
 
 
 def measure_bit_depth(image: Image.Image, depth: Depth) -> BitDepth:
-    """What is to be known of a loaded picture for the whole set's sake."""
+    """Returns the depth of a loaded picture, with its highest value and its file format."""
     return BitDepth(depth.bits, depth.declared, highest_of(image, depth), depth.is_grey, image.format or "")
 
 
 def describe_bit_depths(depth: Depth) -> str:
-    """The remark about a picture of that depth."""
+    """Returns the remark about a picture of this depth."""
     if depth.is_grey:
         return f"made RGB from grey of {depth.bits} bits, 0 to {depth.white:,}"
     return "the upper 8 of 16 bits taken of each channel"
 
 
 Kind = tuple[int, bool, bool, str]
-"""Bits, whether they were declared, whether grey, and the format of the file."""
+"""Bits, whether they are declared, whether the picture is grey, and the format of the file."""
 
 
 @dataclass
 class BitDepths:
-    """The depths found in a set, by kind: how many files, their highest value, the first names."""
+    """The depths found in a set.
+
+    Attributes:
+        found: For each kind, the number of files ("files"), their highest value ("highest") and the first
+            names ("first").
+    """
 
     found: dict[Kind, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, pictures: Iterable[tuple[BitDepth, str]]) -> None:
+        """Counts pictures by their depth.
+
+        Args:
+            pictures: Depth and file name of each picture.
+        """
         for (bits, declared, highest, is_grey, kind), name in pictures:
             entry = self.found.setdefault((bits, declared, is_grey, kind), {"files": 0, "highest": 0, "first": []})
             entry["files"] += 1
@@ -55,27 +75,29 @@ class BitDepths:
                 entry["first"].append(name)
 
     def entries(self) -> list[Any]:
-        """As the record of a half-made set has them."""
+        """Returns the depths in the form that the progress record of an unfinished set stores."""
         return [[list(kind), entry] for kind, entry in self.found.items()]
 
     @classmethod
     def of(cls, entries: Iterable[Any]) -> "BitDepths":
-        """From such entries again."""
+        """Returns the depths that such entries describe."""
         return cls({(int(bits), bool(declared), bool(grey), str(kind)): dict(entry)
                     for (bits, declared, grey, kind), entry in entries})  # fmt: skip
 
     def resolve(self, given: int | None) -> int | None:
-        """The one depth of the set's grey pictures of more than 8 bits; None where it has none.
+        """Returns the one depth of the set's grey pictures of more than 8 bits, or None if it has none.
 
-        given: prepare.bit_depth, which is then taken.
+        Args:
+            given: prepare.bit_depth, which is returned if it is set. None: the depth follows from the files.
 
         Raises:
-            UserError: there are several, or nothing says what the values of some mean and none is in the upper half.
+            UserError: If there are several depths, or if the depth of some pictures is not declared and all
+                of their values are in the lower half of the range.
         """
         if given is not None or not self.found:
             return given
         for (bits, declared, is_grey, kind), entry in sorted(self.found.items()):
-            # What other files tell, or reach to, says nothing about these.
+            # Files of other kinds say nothing about these, whatever they declare and whatever their values are.
             if not declared and entry["highest"] < 2 ** (bits - 1):
                 raise UserError(_dark(bits, is_grey, kind, entry))
         if len({bits for bits, *_ in self.found}) > 1:
@@ -84,7 +106,7 @@ class BitDepths:
                 for (bits, *_), entry in sorted(self.found.items())
             )
             advice = "Set prepare.bit_depth in params.yaml to the bits that all of them have, or save them alike."
-            if not all(is_grey for _, _, is_grey, _ in self.found):  # which are read as 16 bits and no others
+            if not all(is_grey for _, _, is_grey, _ in self.found):  # Pillow reads colours as 16 bits only
                 advice = "Save them alike, with 8 bits a channel."
             raise UserError(
                 f"pictures of different depths: {some}. A value would mean one brightness in some of them and another "
@@ -95,6 +117,14 @@ class BitDepths:
 
 
 def _dark(bits: int, is_grey: bool, kind: str, entry: Mapping[str, Any]) -> str:
+    """Returns the message about pictures whose values are all in the lower half of the range.
+
+    Args:
+        bits: Bits a channel that the file format implies.
+        is_grey: Whether the pictures are grey.
+        kind: Pillow's name of the file format.
+        entry: Entry of `BitDepths.found` for these pictures.
+    """
     what = f"{kind} pictures" if is_grey else f"{kind} pictures in colours"
     likely = next(usual for usual in USUAL if entry["highest"] < 2**usual)
     fewer = (

@@ -1,8 +1,9 @@
-"""Bytes of picture files -> square uint8 arrays. Needs Pillow and numpy only: worker processes import this quickly.
+"""Decodes picture files to square uint8 arrays. Needs only Pillow and numpy, so that worker processes import it
+quickly.
 
-A picture is turned as its EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central
-square and resized with antialiasing. A mask goes the same way without a blend: nearest pixel. What was done to a
-picture that is not what its name says, and what is odd about a mask, is remarked.
+A picture is turned by its EXIF orientation, composited on white if it is transparent, converted to RGB, cut
+to its central square, and resized with antialiasing. A mask is processed in the same way, but by the nearest
+pixel. Conversions, and odd features of a mask, are recorded as remarks.
 """
 
 import io
@@ -23,18 +24,25 @@ from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open
 from pipeline.data.decode.pictures import Depth, depth_of, draft, loaded_turn, upright_square
 
 SUFFIXES_OF = {"JPEG": "jpg jpeg", "MPO": "jpg jpeg mpo", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
+"""Usual suffixes of a format, by Pillow's name of it, where they differ from this name."""
 MODES = {"L": "grey", "LA": "grey", "1": "black and white", "P": "a palette"}
+"""Words for Pillow's modes."""
 JPEG_QUALITY = 95
-"""Of pictures that are kept encoded.
-
-A model that was trained on them sees these very pixels whenever they are read.
-"""
+"""Quality of pictures that are stored encoded. A model that trains on them always reads these same pixels."""
 
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """One file to decode. row: of the prepared set. boxes: of what is in the picture, to be drawn as its mask.
-    bit_depth: of grey pictures of more than 8 bits; None: what the file says.
+    """One file to decode.
+
+    Attributes:
+        row: Row of the picture in the prepared set.
+        is_mask: Whether the file is the picture's mask.
+        payload: The file, or its pixels.
+        name: File name, for remarks.
+        meaning: How a mask's values are read; see `decode_mask`.
+        boxes: Boxes in the picture, from which its mask is drawn; None: no mask is drawn.
+        bit_depth: Bits of grey pictures of more than 8 bits; None: each file's own depth.
     """
 
     row: int
@@ -48,12 +56,17 @@ class DecodeTask:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came of some jobs, in their order.
+    """Results of several tasks, in their order.
 
-    pixels: (side, side, 3) uint8 of a picture, (side, side) uint8 of a mask (0 background, 1 object, 255 undecided), or
-    the reason why there are none. sizes: before resizing; (0, 0) of what is broken. warnings: what is odd about each.
-    masks_of_boxes: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the
-    pictures of more than 8 bits a channel, by their place. encoded: JPEG and PNG files in the place of all arrays.
+    Attributes:
+        pixels: For a picture (side, side, 3) uint8, for a mask (side, side) uint8 with 0 background, 1
+            object, 255 undecided. An encoded file instead, if that was requested; or a text that says why the
+            file cannot be decoded.
+        sizes: (H, W) before resizing; (0, 0) of files that cannot be decoded.
+        warnings: Remarks about each file.
+        masks_of_boxes: Masks drawn from boxes, or a text that says why one cannot be drawn, by the place of
+            the picture's task.
+        depths: Depths of pictures with more than 8 bits a channel, by the place of their task.
     """
 
     pixels: list[NDArray[np.uint8] | bytes | str]
@@ -64,7 +77,13 @@ class Decoded:
 
 
 def decode_all(jobs: Sequence[DecodeTask], side: int, encode: bool = False) -> Decoded:
-    """Decode every job; a broken file never stops the others. encode: give files of the squares, not arrays."""
+    """Decodes the files of several tasks. A broken file does not affect the others.
+
+    Args:
+        jobs: The tasks.
+        side: Side of the squares in pixels.
+        encode: Whether to return the squares as encoded files instead of arrays.
+    """
     done = Decoded([], [])
     for place, job in enumerate(jobs):
         remarks: list[str] = []
@@ -99,11 +118,21 @@ def decode_image(
     bit_depth: int | None = None,
     depths: list[BitDepth] | None = None,
 ) -> tuple[NDArray[np.uint8], Size]:
-    """A picture as (side, side, 3) uint8, and its own size. remarks: gets what is odd about it, given its name.
-    bit_depth: as of `DecodeTask`. depths: gets the depth of a picture of more than 8 bits a channel.
+    """Decodes a picture.
+
+    Args:
+        payload: The file, or its pixels.
+        side: Side of the square in pixels.
+        name: File name. Its suffix is compared with the format.
+        remarks: List to which remarks are appended; None: no remarks are made.
+        bit_depth: Bits of grey pictures of more than 8 bits; None: the file's own depth.
+        depths: List to which the depth of a picture of more than 8 bits a channel is appended, or None.
+
+    Returns:
+        The square (side, side, 3) uint8, and the size (H, W) of the picture before resizing.
 
     Raises:
-        UnreadableImage: it cannot be read, is no picture, or has more pixels than Pillow thinks sane.
+        UnreadableImage: If it cannot be read, is no picture, or has more pixels than Pillow's limit.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:
@@ -125,7 +154,7 @@ def decode_image(
 
 
 def _encoded(array: NDArray[np.uint8]) -> bytes:
-    """A JPEG of a picture (colours at full resolution), a PNG of a mask."""
+    """Returns a picture as JPEG with colours at full resolution, or a mask as PNG."""
     stream = io.BytesIO()
     if array.ndim == 2:
         Image.fromarray(array).save(stream, "PNG")
@@ -135,6 +164,14 @@ def _encoded(array: NDArray[np.uint8]) -> bytes:
 
 
 def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None, depth: Depth | None) -> list[str]:
+    """Returns remarks about a picture.
+
+    Args:
+        image: The loaded picture.
+        name: File name.
+        turn: Transposition that makes the picture upright, or None.
+        depth: Its depth, or None for 8 bits a channel or fewer.
+    """
     suffix, kind = name.rpartition(".")[2].lower(), image.format or ""
     found = []
     if "." in name and kind and suffix not in SUFFIXES_OF.get(kind, kind.lower()).split():
@@ -151,7 +188,9 @@ def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None, depth:
 
 
 def start_worker() -> None:
-    """Prepare a worker process: an interruption is its parent's to handle, and it ends when the parent is gone."""
+    """Prepares a worker process: it ignores interruptions, which its parent handles, and ends when the parent
+    ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
 

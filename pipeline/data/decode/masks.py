@@ -1,4 +1,6 @@
-"""Masks of pictures: read from files of several meanings, or drawn from boxes; cut and resized as the pictures are."""
+"""Masks of pictures, read from files of several kinds or drawn from boxes, and cut and resized like their
+pictures.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,27 +13,40 @@ from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open
 from pipeline.data.decode.pictures import central_square, loaded_turn
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of a picture as it is to be looked at; right and bottom are outside."""
+"""Left, top, right and bottom in pixels of the upright picture. Right and bottom are exclusive."""
 Meaning = Literal["object", "trimap", "classes"]
-"""How a mask file is read; see `decode_mask`."""
+"""How the values of a mask file are read; see `decode_mask`."""
 
 
 SMOOTH = "a mask with greys beside 255 (smoothed edges?): they are the object, and 255 is undecided"
-"""What is remarked of one that was most likely meant to be of 0 and 255 alone."""
+"""Remark about a mask that was most likely meant to have only the values 0 and 255."""
 
 
 def decode_mask(
     payload: Content, side: int, meaning: Meaning = "object", *, remarks: list[str] | None = None
 ) -> tuple[NDArray[np.uint8], Size]:
-    """A mask as (side, side) uint8: 0 background, 1 object, 255 undecided; and its own size.
+    """Decodes a mask.
 
-    Values are grey levels, or the numbers of a palette's colours. meaning, "object": in a file whose only values are 0
-    and 255, 255 is the object; in any other 255 is undecided, and everything between is the object; in one that is
-    transparent in part, the rest is the object. "trimap": 1 object, 2 background, 3 undecided. "classes": 0
-    background, 255 undecided, the rest numbers of classes.
+    Values are grey levels, or the indices of a palette's colours. They are read by `meaning`:
+
+        object   if the only values are 0 and 255, 255 is the object; otherwise 255 is undecided, and all values
+                 from 1 to 254 are the object; in a file that is transparent in part, the rest is the object
+        trimap   1 object, 2 background, 3 undecided
+        classes  0 background, 255 undecided, all other values (numbers of classes) the object
+
+    Args:
+        payload: The file, or its pixels.
+        side: Side of the square in pixels.
+        meaning: How values are read.
+        remarks: List to which remarks are appended; None: no remarks are made.
+
+    Returns:
+        The mask (side, side) uint8 with 0 background, 1 object, 255 undecided; and its size (H, W) before
+        resizing.
 
     Raises:
-        UnreadableImage: as `decode_image`; a trimap with other values; a mask beside transparency.
+        UnreadableImage: If the file cannot be decoded, a trimap has other values, or a transparent file is
+            black and white in its opaque part.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:
@@ -54,7 +69,11 @@ def decode_mask(
 
 
 def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint8] | None:
-    """1 where a picture that was cut out of its background is, 0 where it is transparent; None: it is opaque."""
+    """Returns 1 in the opaque part of a picture and 0 in the transparent part, (H, W); None for an opaque picture.
+
+    Raises:
+        UnreadableImage: If the opaque part is black and white, as a mask of its own.
+    """
     if image.mode not in ("RGBA", "LA", "PA"):
         return None
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
@@ -75,12 +94,23 @@ def _remarks(found: NDArray[np.uint8]) -> list[str]:
 
 
 def _is_smooth(values: NDArray[np.integer]) -> bool:
-    """Whether a mask of 0 and 255 was meant, whose edges were smoothed: numbers of objects begin at 1."""
+    """Returns whether values look like a mask of 0 and 255 with smoothed edges. Numbers of objects would begin
+    at 1.
+    """
     return bool((values == 255).any() and ((values >= 32) & (values < 255)).any())
 
 
 def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8] | str:
-    """A mask (side, side) uint8 of a picture of that size: 1 in a box, 0 outside; or what is wrong with the boxes."""
+    """Draws the mask of a picture from boxes: 1 in a box, 0 outside.
+
+    Args:
+        boxes: Boxes in the upright picture.
+        size: (H, W) of the picture.
+        side: Side of the square in pixels.
+
+    Returns:
+        The mask (side, side) uint8, or a text that says what is wrong with a box.
+    """
     height, width = size
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):

@@ -1,4 +1,4 @@
-"""Picture files opened with Pillow while preparing, and every way in which they can be broken."""
+"""Opens picture files with Pillow for the prepared set, and describes every kind of damage."""
 
 import os
 import warnings
@@ -14,23 +14,27 @@ from pipeline.data.decode.pictures import TURNS, UndecodableImage, with_picture
 from pipeline.files.user_files import why_unreadable
 
 Size = tuple[int, int]
-"""(H, W) of a picture as it is to be looked at, in pixels."""
+"""(H, W) of an upright picture in pixels."""
 Content = Payload | NDArray[np.uint8]
-"""A file, or the pixels (H, W, 3) of a picture of a set that has no files."""
+"""A file, or the pixels (H, W, 3) of a picture from a set without picture files."""
 
 
 _Result = TypeVar("_Result")
 
 
 class UnreadableImage(Exception):
-    """A file that is no picture; says why."""
+    """A file that cannot be decoded as a picture; the message gives the reason."""
 
 
 def open_image(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Result:
-    """What `decode` makes of a picture file, or of pixels.
+    """Returns the result of `decode` for a picture file, or for pixels.
+
+    Args:
+        payload: The file, or its pixels.
+        decode: Called with the opened picture.
 
     Raises:
-        UnreadableImage: whatever is wrong with the file, in words.
+        UnreadableImage: If anything is wrong with the file; the message gives the reason.
     """
     if isinstance(payload, Unreadable):
         raise UnreadableImage(payload.reason)
@@ -55,12 +59,18 @@ def open_image(payload: Content, decode: Callable[[Image.Image], _Result]) -> _R
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UnreadableImage(f"more than {most} million pixels (a decompression bomb?)") from None
     except Exception as error:
-        # Decoders meet damaged bytes with errors of any type.
+        # Decoders raise errors of any type at damaged bytes.
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableImage(f"damaged ({said or type(error).__name__})") from None
 
 
 def upright_size(width: int, height: int, turn: Image.Transpose | None) -> Size:
-    """(H, W) once the turn is done."""
+    """Returns (H, W) after the turn.
+
+    Args:
+        width: Of the picture as stored, in pixels.
+        height: Of the picture as stored, in pixels.
+        turn: Transposition that makes the picture upright, or None.
+    """
     lies = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
     return (width, height) if lies else (height, width)

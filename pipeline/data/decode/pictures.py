@@ -1,9 +1,9 @@
-"""What a registered model makes of one image: an encoded file, its base64 text, or numbers -> uint8 pixels.
+"""Conversion of one image for a registered model: an encoded file, its base64 text, or numbers become uint8 pixels.
 
-This file travels with every registered model, beside its program: it needs Pillow and numpy, and imports nothing of
-ours. `pipeline.data.decode.decode`, which makes the training images, goes the same way by the same functions: turned
-as its EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central square, resized.
-Numbers are taken as they are.
+This file travels with every registered model, beside its program. It needs Pillow and numpy, and imports no
+other module of this project. `pipeline.data.decode.decode`, which makes the training images, uses the same
+functions: a picture is turned by its EXIF orientation, composited on white if it is transparent, converted to
+RGB, cut to its central square, and resized. Numbers are used unchanged.
 """
 
 import base64
@@ -18,12 +18,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""Pillow knows more, among them some that start other programs or that nobody keeps photographs in."""
+"""Formats that are read. Pillow supports more; some of these start other programs, and some are not used for
+photographs.
+"""
 
 MOST_PIXELS = 50_000_000
-"""Of one image, before it is decoded: a few bytes can ask for any amount of memory."""
+"""Largest image in pixels, checked before decoding, since a small file may decode to any amount of memory."""
 
 ORIENTATION = 0x0112
+"""EXIF's tag Orientation."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,12 +36,12 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each value of EXIF's tag Orientation."""
+"""Transposition that makes a picture upright, by the value of EXIF's tag Orientation."""
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PROFILE, TEXTS = (b"iCCP",), (b"iCCP", b"zTXt", b"iTXt", b"tEXt")
-"""Chunks of a PNG that say something about the picture. Pillow refuses the whole of it for one that is large."""
+"""Chunks of a PNG with its colour profile and texts. Pillow rejects the whole file if one of them is large."""
 
 BITS_PER_SAMPLE, WHITE_OR_BLACK_FIRST, SAMPLE_FORMAT, HIGHEST = 258, 262, 339, (341, 281)
 """Tags of TIFF: BitsPerSample, PhotometricInterpretation, SampleFormat, SMaxSampleValue and MaxSampleValue."""
@@ -49,14 +52,19 @@ _Result = TypeVar("_Result")
 
 
 class UndecodableImage(ValueError):
-    """One image that cannot be classified; says why. The others of its request can be."""
+    """An image that cannot be classified, with the reason. Other images of the request are not affected."""
 
 
 class Depth(NamedTuple):
-    """What the values of a picture mean that has more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
+    """Meaning of the values of a picture with more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
 
-    declared: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8
-    bits. scaled_from: the white of a PGM, whose values Pillow has brought to 0 to 65,535; they are brought back.
+    Attributes:
+        bits: Bits a channel.
+        declared: Whether the file or the user states the depth; otherwise it is the size of the stored
+            values.
+        is_grey: Whether the picture is grey. Of 16-bit colours Pillow returns only the upper 8 bits.
+        scaled_from: White level of a PGM file whose values Pillow has scaled to 0 .. 65,535, to scale them
+            back; None for other files.
     """
 
     bits: int
@@ -66,18 +74,23 @@ class Depth(NamedTuple):
 
     @property
     def white(self) -> int:
+        """The value of white."""
         return (1 << self.bits) - 1
 
 
 def read_image(given: Any, channels: int, side: int, bit_depth: int | None = None) -> np.ndarray:
-    """One image as (H, W, C) uint8.
+    """Returns one image as (H, W, C) uint8; files as (side, side, C).
 
-    given: bytes of a picture file, base64 text of such (a `data:` address too), or numbers 0 to 255 as (H, W, C) or,
-    for one channel, (H, W). Files come out as (side, side, C). bit_depth: of grey pictures of more than 8 bits; None:
-    what each file says.
+    Args:
+        given: Bytes of a picture file, its base64 text (a `data:` address, too), or numbers 0 to 255 as (H,
+            W, C) or, for one channel, (H, W).
+        channels: Channels C that the model takes.
+        side: Side in pixels to which files are resized.
+        bit_depth: Bits of grey pictures of more than 8 bits; None: each file's own depth.
 
     Raises:
-        UndecodableImage: it is none of these, damaged, empty, too large, or has other channels.
+        UndecodableImage: If the input is none of these, is damaged, empty or too large, or has other
+            channels.
     """
     if isinstance(given, str):
         given = _from_base64(given)
@@ -95,6 +108,14 @@ def _from_base64(text: str) -> bytes:
 
 
 def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
+    """Returns the pixels of a picture file, (side, side, C).
+
+    Args:
+        payload: Bytes of the file.
+        channels: Channels that the model takes.
+        side: Side of the result in pixels.
+        bit_depth: As for `read_image`.
+    """
     if channels not in (1, 3):
         raise UndecodableImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
     if not payload:
@@ -109,17 +130,22 @@ def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) ->
         raise UndecodableImage("not a picture, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise UndecodableImage(f"more than {MOST_PIXELS:,} pixels") from None
-    except Exception as error:  # decoders meet damaged bytes with errors of any type
+    except Exception as error:  # decoders raise errors of any type at damaged bytes
         raise UndecodableImage(f"damaged ({str(error) or type(error).__name__})") from None
 
 
 def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
-    """What `decode` makes of a picture file, its bytes or its path.
+    """Returns the result of `decode` for a picture file.
 
-    A PNG whose colour profile or texts are more than Pillow takes is read without them: they are no pixels.
+    If Pillow rejects a PNG for the size of its colour profile or texts, the file is read without them: they
+    hold no pixels.
+
+    Args:
+        content: Bytes of the file, or its path.
+        decode: Called with the opened picture, up to three times.
 
     Raises:
-        whatever Pillow and `decode` do.
+        Exception: Any error of Pillow or `decode`.
     """
     for without in ((), PROFILE, TEXTS):
         try:
@@ -131,7 +157,7 @@ def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result])
         except ValueError:
             if without == TEXTS or not _is_png(content):
                 raise
-    raise AssertionError  # the last round returns or raises
+    raise AssertionError  # the last iteration returns or raises
 
 
 def _is_png(content: bytes | str) -> bool:
@@ -142,7 +168,12 @@ def _is_png(content: bytes | str) -> bool:
 
 
 def _bare(content: bytes | str, without: tuple[bytes, ...]) -> bytes:
-    """The bytes of a PNG, without chunks of some kinds; what follows a torn chunk stays as it is."""
+    """Returns the bytes of a PNG without chunks of some kinds. Bytes after a torn chunk are returned unchanged.
+
+    Args:
+        content: Bytes of the file, or its path.
+        without: Kinds of chunks to leave out.
+    """
     if isinstance(content, str):
         with open(content, "rb") as file:
             content = file.read()
@@ -158,6 +189,14 @@ def _bare(content: bytes | str, without: tuple[bytes, ...]) -> bytes:
 
 
 def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
+    """Returns the central square of an opened picture, (side, side, C).
+
+    Args:
+        image: The picture.
+        channels: 1 or 3.
+        side: Side of the result in pixels.
+        bit_depth: As for `read_image`.
+    """
     _require_size(image.height, image.width)
     depth = depth_of(image, bit_depth)
     draft(image, side)
@@ -177,15 +216,19 @@ def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None)
 
 
 def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
-    """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is
-    known beforehand, whatever the file says.
+    """Returns the depth of a picture that is open but not loaded yet; None for 8 bits a channel or fewer.
 
-    It is that of the format, or what a TIFF's tags or a PGM's highest value tell, never what the picture's own values
-    reach to: a picture would be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are
-    scaled to the whole range all the same.
+    The depth is that of the format, or the one stated by the tags of a TIFF or the highest value of a PGM. It
+    does not depend on the picture's own values: otherwise a picture would become as bright as another that is
+    twice as bright. PNG's sBIT is ignored, since it describes fewer bits that are still scaled to the whole
+    range.
+
+    Args:
+        image: The picture.
+        bit_depth: Depth that applies whatever the file states; None: the file's own depth.
 
     Raises:
-        UndecodableImage: nothing says what its values mean, or something else than `bit_depth`.
+        UndecodableImage: If nothing states the range of the values, or the file contradicts `bit_depth`.
     """
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
@@ -214,18 +257,23 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
 
 
 def _raw_mode(tile: Any) -> str:
-    """How the values of a piece of a picture lie in its file, in Pillow's words."""
+    """Returns the layout of the values in a tile of a picture's file, by Pillow's name."""
     arguments = tile[3]
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def _white_of_pgm(tile: Any) -> int:
+    """Returns the white level in the header of a PGM file, by a tile of its picture."""
     arguments = tile[3]
     return int(arguments[1]) if isinstance(arguments, tuple) else SIXTEEN_BITS
 
 
 def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
-    """The depth of a PGM that names its white; of 16 bits as Pillow scales it, of fewer as the file has its values."""
+    """Returns the depth of a PGM file that states its white level.
+
+    With 16 bits, the values are left as Pillow scales them. With fewer bits, they are scaled back to those of
+    the file.
+    """
     bits = white.bit_length() if white & (white + 1) == 0 else 16
     if bit_depth not in (None, bits, 16):
         raise UndecodableImage(
@@ -236,19 +284,23 @@ def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
 
 
 def _tiff_depth(tags: Any) -> Depth:
+    """Returns the depth of a TIFF file by its tags."""
     room = int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - (tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == SIGNED)
     for tag in HIGHEST:
         found = tags.get(tag)
         first = found[0] if isinstance(found, tuple) else found
         highest = int(first) if isinstance(first, int | float) and first == first // 1 else 0
-        # The tag may also hold what this one picture reaches to; a range is that of so many bits.
+        # The tag may also hold the highest value of this picture. Only 2**bits - 1 states a range.
         if 0 < highest < 2**room - 1 and highest & (highest + 1) == 0:
             return Depth(highest.bit_length(), declared=True)
     return Depth(room, declared=room not in (15, 16, 31, 32))
 
 
 def highest_of(image: Image.Image, depth: Depth) -> int:
-    """The highest value of a loaded picture of more than 8 bits a channel; of colours, as high as it may be."""
+    """Returns the highest value of a loaded picture of more than 8 bits a channel.
+
+    For colours, of which only the upper 8 bits are known, it is the highest value that they allow.
+    """
     if depth.is_grey:
         return int(deep_values(image, depth).max())
     bands = (image if image.mode == "RGB" else image.convert("RGB")).split()
@@ -256,32 +308,44 @@ def highest_of(image: Image.Image, depth: Depth) -> int:
 
 
 def deep_values(image: Image.Image, depth: Depth) -> np.ndarray:
-    """The values (H, W) of a loaded grey picture of more than 8 bits, as its file has them."""
+    """Returns the values (H, W) of a loaded grey picture of more than 8 bits, as stored in its file."""
     values = np.asarray(image)
     if depth.scaled_from is not None:
         return (values.astype(np.int64) * depth.scaled_from + SIXTEEN_BITS // 2) // SIXTEEN_BITS
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and image.format == "TIFF":
-        values = values.view(np.uint32)  # which Pillow has as signed
+        values = values.view(np.uint32)  # Pillow returns them as signed
     return values if image.mode == "F" else values.astype(np.int64)
 
 
 def draft(image: Image.Image, side: int) -> None:
-    """JPEG can be decoded at an eighth to a half of its size; twice the asked size leaves the resizing its quality."""
+    """Lets a JPEG be decoded at a half to an eighth of its size, but no smaller than twice the side, for quality.
+
+    Args:
+        image: An opened picture that is not loaded yet; other formats are left unchanged.
+        side: Side in pixels to which it will be resized.
+    """
     image.draft(None, (2 * side, 2 * side))
 
 
 def loaded_turn(image: Image.Image) -> Image.Transpose | None:
-    """Decode the pixels, and say how they must be turned. Pillow turns TIFFs by itself, and then says so."""
+    """Loads the pixels, and returns the transposition that makes them upright, or None.
+
+    Pillow turns TIFF files itself, and then reports no orientation.
+    """
     image.load()
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return None  # what else the camera noted is damaged; the picture is not
+        return None  # the metadata are damaged, but not the picture
 
 
 def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the largest square in the middle. size: (W, H)."""
+    """Returns left, top, right and bottom of the largest central square.
+
+    Args:
+        size: (W, H) in pixels.
+    """
     width, height = size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -291,10 +355,16 @@ def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
 def upright_square(
     image: Image.Image, side: int, turn: Image.Transpose | None, depth: Depth | None = None
 ) -> Image.Image:
-    """The central square of a loaded picture, RGB, side x side, turned. depth: as `depth_of` it before it was loaded.
+    """Returns the central square of a loaded picture, upright, RGB, resized to side x side.
+
+    Args:
+        image: The loaded picture.
+        side: Side of the result in pixels.
+        turn: Transposition that makes the picture upright, or None.
+        depth: Result of `depth_of`, taken before the picture was loaded.
 
     Raises:
-        UndecodableImage: it has values that its depth does not have.
+        UndecodableImage: If the picture has values outside the range of its depth.
     """
     square = _as_rgb(image, depth).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
     return square if turn is None else square.transpose(turn)
@@ -303,19 +373,26 @@ def upright_square(
 def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
     if depth is not None and depth.is_grey:
         grey = _to_eight_bits(image, depth)
-        if isinstance(clear := image.info.get("transparency"), int):  # Pillow knows no alpha beside 16 bits of grey
+        if isinstance(clear := image.info.get("transparency"), int):  # Pillow has no alpha channel for 16-bit grey
             grey[deep_values(image, depth) == clear] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         if depth is not None and isinstance(clear := image.info.get("transparency"), tuple):
-            image.info["transparency"] = tuple(value >> 8 for value in clear)  # as the pixels are
+            image.info["transparency"] = tuple(
+                value >> 8 for value in clear
+            )  # Pillow reduced the pixels in the same way
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
-    """Grey values as uint8, the whole of the depth's range on 0 to 255: Pillow would clip them at 255."""
+    """Returns grey values as uint8, with the whole range of the depth mapped to 0 .. 255; Pillow would clip them
+    at 255.
+
+    Raises:
+        UndecodableImage: If a value is outside the range of the depth, or no number.
+    """
     values, white = deep_values(image, depth), depth.white
     if not np.isfinite(values).all():
         raise UndecodableImage("has pixels that are no numbers")
@@ -327,14 +404,15 @@ def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
         values = white - values
     if image.mode == "F":
         return np.rint(values * (255 / white)).astype(np.uint8)
-    # The upper 8 bits, as Pillow takes them of colours.
+    # The upper 8 bits are taken, as Pillow does for colours.
     return (values >> depth.bits - 8 if depth.bits >= 8 else values * 255 // white).astype(np.uint8)
 
 
 def _numbers(given: Any, channels: int) -> np.ndarray:
+    """Returns numbers as (H, W, C) uint8, after checking their shape, type and range."""
     wanted = f"needed: whole numbers 0 to 255 as (H, W, {channels})"
     try:
-        # Of JSON come lists, or arrays of objects that hold them.
+        # JSON gives lists, or arrays of objects that are lists.
         pixels = np.array(given.tolist() if isinstance(given, np.ndarray) and given.dtype == object else given)
     except ValueError:
         raise UndecodableImage(f"{wanted}; its rows are of different lengths") from None

@@ -1,4 +1,4 @@
-"""What a prepared set says of itself: counts, classes, hashes, origin, versions, and what was odd in its files."""
+"""Manifest of a prepared set: counts, classes, hashes, origin, versions, and remarks about files."""
 
 import hashlib
 import json
@@ -13,18 +13,29 @@ from pipeline.data.prepared.prepared import FORMAT, Manifest, OddFiles
 from pipeline.data.sources.image_source import ImageSource, UnreadableFile
 
 LIBRARIES = ("numpy", "pillow", "torchvision", "scikit-learn")
-"""Those that pixels and labels come through."""
+"""Packages that pixels and labels depend on."""
 NAMED = 20
+"""Files that the manifest names for each remark."""
 
 
 @dataclass
 class Warnings:
-    """What was odd, by kind: of how many files, and the names of the first."""
+    """Remarks about files, by kind.
+
+    Attributes:
+        counts: Number of files with each remark.
+        first: Names of the first files with each remark.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, remarks: Sequence[tuple[str, str]]) -> None:
+        """Counts remarks.
+
+        Args:
+            remarks: Remark and file name.
+        """
         for kind, name in remarks:
             self.counts[kind] = self.counts.get(kind, 0) + 1
             names = self.first.setdefault(kind, [])
@@ -32,12 +43,12 @@ class Warnings:
                 names.append(name)
 
     def entries(self) -> Mapping[str, OddFiles]:
-        """As the manifest has them."""
+        """Returns the remarks in the form of the manifest."""
         return {kind: {"files": self.counts[kind], "first": self.first[kind]} for kind in sorted(self.counts)}
 
     @classmethod
     def of(cls, entries: Mapping[str, OddFiles]) -> "Warnings":
-        """From such entries again."""
+        """Returns the remarks that such entries describe."""
         return cls(
             {kind: int(found["files"]) for kind, found in entries.items()},
             {kind: [str(name) for name in found["first"]] for kind, found in entries.items()},
@@ -51,7 +62,15 @@ def make_manifest(
     hashes: Mapping[str, str],
     remarks: Warnings,
 ) -> Manifest:
-    """The manifest of the rows that are kept (N,). hashes: of each array, by its name."""
+    """Returns the manifest of the rows of a source that go into the prepared set.
+
+    Args:
+        source: The source.
+        keep: Which rows go into the set, (N,).
+        broken: Files that cannot be used, with their reasons.
+        hashes: Hash of each array, by its name.
+        remarks: Remarks about files.
+    """
     counts = np.bincount(source.labels[keep], minlength=len(source.classes))
     height, width, channels = source.shape
     identity = json.dumps([hashes, list(source.classes)], sort_keys=True)

@@ -1,6 +1,4 @@
-"""Pictures of a folder, an archive or a named set as a source: files in, decoded blocks out, on every core and with
-little memory.
-"""
+"""Decodes the pictures of a folder, an archive or a named set in blocks, on all cores and with little memory."""
 
 import os
 from collections import deque
@@ -33,24 +31,28 @@ from pipeline.data.sources.named_dataset import NamedDataset, read_catalogue
 from pipeline.errors import UserError
 
 CHUNK_FILES, CHUNK_BYTES = 256, 8 * 2**20
-"""A worker gets at most so many files at a time, with so many bytes before or after decoding."""
+"""Most files that a worker gets at a time, and most bytes of these, before and after decoding."""
 SMALL_FILES, SMALL_BYTES = 512, 32 * 2**20
-"""A set with fewer of both is decoded in this process: workers take a second to start."""
+"""A set below both limits is decoded in this process, since workers take a second to start."""
 NO_ROW = -1
-"""Of a file that belongs to the set, and to no split of it."""
+"""Row number of a file that belongs to the set but to none of its splits."""
 LOOK_AHEAD = 3
-"""Chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat."""
+"""Chunks in flight per worker: enough to keep it busy, and few enough to keep memory use low."""
 
 
 def open_source(config: SourceConfig, *, workers: int | None = None, executor: Executor | None = None) -> ImageSource:
-    """The source that the configuration names, ready to be read.
+    """Returns the source that the configuration names, ready to be read.
 
-    workers: processes that decode; None: one a core. executor: what decodes in their stead, `workers` tasks at a time;
-    it is left running. Its tasks are `pipeline.data.decode.decode.decode_all`, which can be sent to other machines
-    too, if the pictures lie in an archive, or in a folder that those see.
+    Args:
+        config: The user's description of the source.
+        workers: Processes that decode; None: one per core.
+        executor: Decodes instead of these processes, with about `workers` tasks at a time; it is not shut
+            down. Its tasks call `pipeline.data.decode.decode.decode_all`. They may run on other machines if
+            the pictures are in an archive, or in a folder that these machines see. None: local processes.
 
     Raises:
-        UserError: as `pipeline.data.sources.image_source.preview_dataset`.
+        UserError: If the source is missing or not laid out as required; see
+            `pipeline.data.sources.image_source.preview_dataset`.
     """
     if config.dataset in SOURCES:
         preview_dataset(config)
@@ -79,9 +81,16 @@ def _own_pictures(config: SourceConfig) -> NamedDataset:
 
 
 class ImageFiles:
-    """The pictures of a catalogue.
+    """Source of the pictures of a catalogue.
 
-    Files are read in the catalogue's order, which for an archive is its own: each block names the rows it is for.
+    Files are read in the catalogue's order, which for an archive is the archive's own. Each block therefore
+    states its rows.
+
+    Args:
+        config: The user's description of the source.
+        catalogue: Rows and files of the set.
+        workers: Number of tasks to keep running.
+        executor: Runs the decoding tasks; None: local processes.
     """
 
     def __init__(
@@ -163,10 +172,10 @@ class ImageFiles:
         return entries
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
-        """Decode the files after the first `start`, in order, on every core.
+        """Yields the files after the first `start` in decoded blocks, in order, using all workers.
 
         Raises:
-            UserError: the root cannot be read any more, or has changed since it was listed; a worker died.
+            UserError: If the root can no longer be read, has changed since it was listed, or a worker died.
         """
         done = start
         for jobs, decoded in self._decoded(self._chunks(start)):
@@ -174,6 +183,7 @@ class ImageFiles:
             done += len(jobs)
 
     def _chunks(self, start: int) -> Iterator[list[DecodeTask]]:
+        """Yields the tasks of the files after the first `start`, in chunks of limited size."""
         most = max(1, min(CHUNK_FILES, CHUNK_BYTES // (3 * self._side**2)))
         meaning, boxes = self._catalogue.meaning, self._catalogue.boxes or {}
         chunk: list[DecodeTask] = []
@@ -192,6 +202,7 @@ class ImageFiles:
             yield chunk
 
     def _payloads(self, start: int) -> Iterator[tuple[tuple[str, int, int, bool], Content]]:
+        """Yields (name, size, row, is_mask) and content of the files after the first `start`."""
         files = self._files[start:]
         if self._catalogue.pixels:
             pixels = [(piece, row) for piece in self._catalogue.pixels for row in range(len(piece))]
@@ -215,6 +226,7 @@ class ImageFiles:
             yield file, Unreadable("not in the archive")
 
     def _decoded(self, chunks: Iterator[list[DecodeTask]]) -> Iterator[tuple[list[tuple[int, bool]], Decoded]]:
+        """Yields (row, is_mask) of each chunk's tasks, and their results, in the order of the chunks."""
         if self._executor is None and (self._is_small() or self._workers == 1):
             for jobs in chunks:
                 yield [(job.row, job.is_mask) for job in jobs], decode_all(jobs, self._side, self._encoded)
@@ -233,8 +245,8 @@ class ImageFiles:
                     yield rows, future.result()
             except BrokenProcessPool:
                 raise UserError(
-                    f"{format_names(str(self._root))}: a process that decodes pictures was ended, most likely for "
-                    "want of memory. Free some and run the same command again: it goes on from here."
+                    f"{format_names(str(self._root))}: a process that decodes pictures was killed, most likely because "
+                    "memory ran out. Free some and run the same command again: it goes on from here."
                 ) from None
             finally:
                 for _, future in waiting:
@@ -256,6 +268,13 @@ class ImageFiles:
             pool.shutdown(cancel_futures=True)
 
     def _block(self, start: int, jobs: Sequence[tuple[int, bool]], decoded: Decoded) -> DecodedBatch:
+        """Returns the block of a chunk's results.
+
+        Args:
+            start: Number of files before the chunk.
+            jobs: (row, is_mask) of each task.
+            decoded: Results of the tasks.
+        """
         images, masks = _RowBuffer(), _RowBuffer()
         broken: list[UnreadableFile] = []
         remarks: list[tuple[str, str]] = []
@@ -264,7 +283,7 @@ class ImageFiles:
             name, found = format_names(self._files[start + place][0]), decoded.pixels[place]
             remarks += [(remark, name) for remark in decoded.warnings[place]]
             if row == NO_ROW:
-                # Looked at, so that it can be said what is left out.
+                # Such files are decoded only to report that they are left out.
                 remarks.append((f"in no split, left out{' (' + found + ')' if isinstance(found, str) else ''}", name))
                 continue
             if isinstance(found, str):
@@ -285,7 +304,7 @@ class ImageFiles:
 
 
 class _RowBuffer:
-    """Squares of one kind, arrays or files, on their way into a block."""
+    """Collects the rows of a block's images, or of its masks."""
 
     def __init__(self) -> None:
         self._rows: list[int] = []
@@ -294,6 +313,13 @@ class _RowBuffer:
         self.files: list[bytes] = []
 
     def add(self, row: int, square: NDArray[np.uint8] | bytes, size: Size) -> None:
+        """Adds a row.
+
+        Args:
+            row: Row of the prepared set.
+            square: Pixels, or an encoded file.
+            size: (H, W) before resizing.
+        """
         self._rows.append(row)
         self._sizes.append(size)
         if isinstance(square, bytes):

@@ -1,8 +1,9 @@
-"""Array files that are written row by row, in any order and in several goes.
+"""Array files that are written row by row, in any order and in several sessions.
 
-`NpyRowWriter` is a .npy file of its final length. `BlobWriter` keeps an encoded file for each row instead: all of them
-one after another in <name>.bin, and in <name>.index.npy (N, 2) int64 where each begins and its length, 0 where there
-is none. Both are written and not mapped: a full disk is then an error, and not the end of the process.
+`NpyRowWriter` writes a .npy file of its final length. `BlobWriter` writes an encoded file for each row
+instead: all of them concatenated in <name>.bin, and begin and length of each in <name>.index.npy (N, 2)
+int64. The length of a missing row is 0. Files are written without memory mapping: a full disk then raises an
+error and does not kill the process.
 """
 
 import hashlib
@@ -18,10 +19,17 @@ from numpy.typing import NDArray
 from pipeline.data.prepared.encoded import index_of
 
 COPY_ROWS_BYTES = 8 * 2**20
+"""Bytes that are copied at a time."""
 
 
 class NpyRowWriter:
-    """An array file that is written row by row, in any order."""
+    """Context manager that writes a .npy file row by row, in any order.
+
+    Args:
+        path: The file. If it exists, it must have this type and shape, and its rows stay.
+        dtype: Type of the array.
+        shape: Shape of the whole array, rows first.
+    """
 
     def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
         self._path, self._dtype, self._shape = path, np.dtype(dtype), shape
@@ -42,10 +50,11 @@ class NpyRowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Closes the file."""
         self._file.close()
 
     def write(self, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Put values (n, ...) at rows (n,). Neighbouring rows go in one piece."""
+        """Writes values (n, ...) to rows (n,). Consecutive rows are written in one piece."""
         if not len(rows):
             return
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
@@ -58,7 +67,17 @@ class NpyRowWriter:
 
 
 class BlobWriter:
-    """Encoded files by row. count: rows. end: bytes of <name>.bin that are right; what lies beyond is cut off."""
+    """Context manager that writes an encoded file for each row.
+
+    Args:
+        folder: Folder of the files.
+        name: "images" or "masks".
+        count: Number of rows.
+        end: Valid bytes of <name>.bin; later bytes are cut off.
+
+    Attributes:
+        end: Bytes written so far.
+    """
 
     def __init__(self, folder: Path, name: str, count: int, end: int = 0) -> None:
         self._path, self.end = folder / f"{name}.bin", end
@@ -72,11 +91,12 @@ class BlobWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Closes the files."""
         self._file.close()
         self._index.__exit__(kind, error, trace)
 
     def write(self, rows: NDArray[np.int64], files: Sequence[bytes]) -> None:
-        """Add a file for each of the rows (n,)."""
+        """Appends the files of rows (n,)."""
         lengths = np.array([len(file) for file in files], dtype=np.int64)
         begins = self.end + np.cumsum(lengths) - lengths
         write_all(self._file, memoryview(b"".join(files)))
@@ -89,13 +109,19 @@ class BlobWriter:
 
 
 def write_all(file: IO[bytes], chunk: memoryview) -> None:
-    """Write every byte; a file without a buffer may take fewer at a time."""
+    """Writes every byte, since an unbuffered file may accept fewer at a time."""
     while len(chunk):
         chunk = chunk[file.write(chunk) :]
 
 
 def copy_rows(path: Path, to: Path, keep: NDArray[np.bool_]) -> None:
-    """Copy the rows of a .npy that are to be kept (N,), a few at a time."""
+    """Copies selected rows of a .npy file to another, a few at a time.
+
+    Args:
+        path: The file to read.
+        to: The file to write.
+        keep: Which rows to copy, (N,).
+    """
     array = np.load(path, mmap_mode="r")
     rows = np.flatnonzero(keep)
     step = max(1, COPY_ROWS_BYTES // int(array[0].nbytes))
@@ -106,7 +132,15 @@ def copy_rows(path: Path, to: Path, keep: NDArray[np.bool_]) -> None:
 
 
 def hash_files(folder: Path, name: str, data: Path) -> str:
-    """SHA-256 over the encoded files of each row: the same in whatever order they were written."""
+    """Returns the SHA-256 over the encoded files in the order of their rows, in hexadecimal.
+
+    The hash does not depend on the order in which the files were written.
+
+    Args:
+        folder: Folder of the index.
+        name: "images" or "masks".
+        data: The concatenated files.
+    """
     digest = hashlib.sha256()
     with data.open("rb") as file:
         for begin, length in _spans(index_of(folder, name)):

@@ -1,7 +1,7 @@
-"""A source -> the prepared form of it (see `pipeline.data.prepared.prepared`), whole or not at all.
+"""Writes a source to the prepared format (see `pipeline.data.prepared.prepared`), atomically.
 
-Blocks are written, as they come, into files of their final length in a work folder; a record beside them says how far
-they are right, so that a preparation that was killed goes on from there. What is complete is moved into place at once.
+Blocks go into full-length files in a work folder. progress.json beside them records how much is valid, so
+that an interrupted run resumes there. The complete set is moved into place at once.
 """
 
 import errno
@@ -31,11 +31,12 @@ from pipeline.files.atomic import write_whole
 from pipeline.files.file_stats import hash_file
 
 RECORD_EVERY_S = 2.0
-"""Seconds of work that a killed preparation loses at most, about."""
+"""Seconds between two progress records, and thus the most work that a killed run loses, approximately."""
 SHOWN_BROKEN = 10
+"""Broken files that the error message names."""
 
 Progress = Callable[[int, int], None]
-"""Told how many files have been read, and of how many."""
+"""Callback with the number of files that have been read, and of all files."""
 
 
 def write_prepared(
@@ -46,13 +47,20 @@ def write_prepared(
     skip_broken: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Write a source in prepared form, and return its manifest. Until it is complete, `folder` stays as it is.
+    """Writes a source in prepared form, and returns its manifest. `folder` does not change before the set is
+    complete.
 
-    work: a folder for half-made sets, which the same call goes on with; None: beside `folder`, begun anew each time.
-    skip_broken: leave pictures out that cannot be decoded (and take masks that cannot be as all undecided).
+    Args:
+        source: The source.
+        folder: Folder of the prepared set.
+        work: Folder for unfinished sets, which a later call resumes. None: beside `folder`, without resuming.
+        skip_broken: Whether to leave out pictures that cannot be decoded, and treat such masks as all
+            undecided.
+        on_progress: Called with the number of files that have been read, and of all files; None: no calls.
 
     Raises:
-        UserError: the folder cannot be written, the disk is full, or there are broken files that may not be skipped.
+        UserError: If the folder cannot be written, the disk is full, or there are broken files and
+            `skip_broken` is False.
     """
     anew = work is None
     place = folder.with_name(folder.name + ".partial") if work is None else work / _key(source)
@@ -67,7 +75,7 @@ def write_prepared(
         _publish(place / "whole", folder)
         shutil.rmtree(place, ignore_errors=True)
         for left in work.iterdir() if work else ():
-            if left.is_dir():  # half-made sets of other settings, which would only take up space
+            if left.is_dir():  # unfinished sets with other parameters, which would only take up space
                 shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
         full = " Free some space there and run the same command again." if error.errno == errno.ENOSPC else ""
@@ -76,13 +84,22 @@ def write_prepared(
 
 
 def _key(source: ImageSource) -> str:
+    """Returns a hash that identifies the source, which names its folder of unfinished work."""
     content = json.dumps([FORMAT, source.name, source.identity, source.shape, source.steps])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass
 class _State:
-    """How far a work folder is right. ends: bytes of each file of encoded rows."""
+    """Progress of an unfinished set.
+
+    Attributes:
+        done: Number of files that have been read.
+        broken: Files that cannot be used.
+        remarks: Remarks about files.
+        ends: Valid bytes of each file of encoded rows, by name.
+        depths: Depths of pictures of more than 8 bits.
+    """
 
     done: int = 0
     broken: list[UnreadableFile] = field(default_factory=list)
@@ -92,8 +109,9 @@ class _State:
 
 
 def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Type and shape of the arrays that blocks are written to. sizes: (H, W) before resizing, of the image in row
-    2r and of its mask in row 2r + 1.
+    """Returns type and shape of the arrays that blocks are written to.
+
+    `sizes` has (H, W) before resizing: of the image in row 2r, and of its mask in row 2r + 1.
     """
     count, (height, width, channels) = len(source.labels), source.shape
     arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
@@ -107,12 +125,21 @@ def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 
 def _encoded(source: ImageSource) -> list[str]:
-    """Names of what is kept as encoded files."""
+    """Returns the names of the rows that are stored as encoded files."""
     return (["images", "masks"] if source.has_masks else ["images"]) if source.encoded else []
 
 
 def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _State:
-    """Read what has not been read yet into the work folder."""
+    """Writes the remaining blocks of the source to the work folder.
+
+    Args:
+        source: The source.
+        place: Work folder.
+        on_progress: As for `write_prepared`.
+
+    Returns:
+        The final state. Masks whose size differs from their picture's are added to its broken files.
+    """
     state = _recorded(source, place)
     if not state.done:
         _start(source, place)
@@ -139,12 +166,17 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
                     _record(place, state, arrays)
                     reported = time.monotonic()
         finally:
-            # Also after an error or an interruption: what has been written is right, and is not to be done again.
+            # Recorded after an error or interruption, too: the blocks written so far are valid.
             _record(place, state, arrays)
     return replace(state, broken=state.broken + _misfits(source, place, state.broken))
 
 
 def _start(source: ImageSource, place: Path) -> None:
+    """Creates an empty work folder, and checks that the disk has room for the arrays.
+
+    Raises:
+        UserError: If there is too little space.
+    """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for dtype, shape in
@@ -158,6 +190,7 @@ def _start(source: ImageSource, place: Path) -> None:
 
 
 def _fill_undecided(masks: NpyRowWriter, source: ImageSource) -> None:
+    """Sets all masks to undecided, the value of pictures without a mask."""
     height, width, _ = source.shape
     count, step = len(source.labels), max(1, COPY_ROWS_BYTES // (height * width))
     for start in range(0, count, step):
@@ -174,6 +207,13 @@ def _write_block(batch: DecodedBatch, arrays: dict[str, Any]) -> None:
 
 
 def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWriter]) -> None:
+    """Records how much of the work folder is valid, after flushing the files to disk.
+
+    Args:
+        place: Work folder.
+        state: Progress to record.
+        arrays: Open writers by name.
+    """
     for array in arrays.values():
         array.sync()
     ends = {name: array.end for name, array in arrays.items() if isinstance(array, BlobWriter)}
@@ -184,7 +224,7 @@ def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWri
 
 
 def _recorded(source: ImageSource, place: Path) -> _State:
-    """How far a work folder has come; nowhere where there is none, or none that can be trusted."""
+    """Returns the recorded progress of a work folder; an empty state if there is none or its files do not fit."""
     try:
         content = json.loads((place / "progress.json").read_text())
         specs = {f"{name}.npy": spec for name, spec in _arrays(source).items()}
@@ -205,7 +245,13 @@ def _recorded(source: ImageSource, place: Path) -> _State:
 
 
 def _misfits(source: ImageSource, place: Path, broken: list[UnreadableFile]) -> list[UnreadableFile]:
-    """Masks that are not of their picture's size, so that nobody can say what in it they mean."""
+    """Returns masks whose size differs from their picture's, since their pixels cannot be assigned.
+
+    Args:
+        source: The source.
+        place: Work folder.
+        broken: Files found to be broken so far.
+    """
     if not source.has_masks:
         return []
     sizes = np.load(place / "sizes.npy").reshape(-1, 2, 2)
@@ -228,12 +274,24 @@ def _refusal(broken: list[UnreadableFile], files: int) -> str:
     lines += [f"  {file.name}: {file.reason}" for file in broken[:SHOWN_BROKEN]]
     if len(broken) > SHOWN_BROKEN:
         lines.append(f"  and {len(broken) - SHOWN_BROKEN:,} more")
-    lines.append("Mend or remove them, or set prepare.skip_broken: true in params.yaml to go on without them.")
+    lines.append("Repair or remove them, or set prepare.skip_broken: true in params.yaml to go on without them.")
     return "\n".join(lines)
 
 
 def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | None) -> Manifest:
-    """Put everything of the prepared set into the folder `whole`, its arrays last."""
+    """Writes all files of the prepared set to the folder `whole` of the work folder, and returns its manifest.
+
+    Large arrays are moved there last, since a later run needs them to resume.
+
+    Args:
+        source: The source.
+        place: Work folder.
+        state: Final state.
+        bit_depth: Bits of grey pictures of more than 8 bits, or None.
+
+    Raises:
+        UserError: If no picture could be decoded.
+    """
     whole, broken = place / "whole", state.broken
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
@@ -269,7 +327,13 @@ def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | 
 
 
 def _blank_masks(source: ImageSource, place: Path, rows: NDArray[np.int64]) -> None:
-    """Make the masks of some rows undecided all over."""
+    """Sets the masks of some rows to undecided all over.
+
+    Args:
+        source: The source.
+        place: Work folder.
+        rows: Row numbers, (n,).
+    """
     if not len(rows):
         return
     if source.encoded:
@@ -287,7 +351,12 @@ def _selected_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str
 
 
 def _publish(whole: Path, folder: Path) -> None:
-    """Move the complete set into place; the earlier one goes only when this one is beside it."""
+    """Moves the complete set into place. The earlier set is removed only once the new one is beside it.
+
+    Args:
+        whole: Folder of the complete set.
+        folder: Its destination, perhaps on another file system.
+    """
     new, old = (folder.with_name(folder.name + ending) for ending in (".new", ".old"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in (new, old):

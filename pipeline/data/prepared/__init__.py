@@ -1,1 +1,1 @@
-"""Opens and reads the prepared set: memory-mapped arrays, or rows kept as encoded files."""
+"""Opens and reads the prepared set: memory-mapped arrays, or rows stored as encoded files."""

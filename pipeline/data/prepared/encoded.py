@@ -1,7 +1,7 @@
-"""Rows of images or masks that are kept as encoded files, read as if they were an array.
+"""Images or masks that are stored as encoded files, with the interface of an array.
 
-Nothing is decoded before it is asked for, and nothing is kept: what is indexed comes back as a uint8 array of its own.
-Pillow decodes, as it has encoded: torchvision's own decoders are deprecated and will go.
+Rows are decoded when they are indexed, and are not cached: the result is a new uint8 array. Pillow decodes
+them, as it has encoded them, because torchvision's own decoders are deprecated.
 """
 
 import io
@@ -16,24 +16,32 @@ from pipeline.errors import UserError, single_item_command
 
 
 def index_of(folder: Path, name: str) -> Path:
-    """Where the index of encoded rows lies."""
+    """Returns the path of the index file of encoded rows.
+
+    Args:
+        folder: Folder of the prepared set.
+        name: "images" or "masks".
+    """
     return folder / f"{name}.index.npy"
 
 
 class EncodedRows:
-    """N encoded files as an array that cannot be written: images (N, H, W, C), or masks (N, H, W); uint8.
+    """N encoded files as a read-only array: images (N, H, W, C) or masks (N, H, W), uint8.
 
-    It is indexed by a row number, or by a slice, numbers (n,) int or flags (N,) bool of rows. It can be sent to other
+    It is indexed by a row number, a slice, row numbers (n,) int or flags (N,) bool. It can be sent to other
     processes, which open the files themselves.
+
+    Args:
+        folder: Folder of the prepared set.
+        name: "images" or "masks".
+        shape: Shape of each row.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the files do not fit each other.
     """
 
     def __init__(self, folder: Path, name: str, shape: tuple[int, ...]) -> None:
-        """shape: of each row. folder: of a prepared set. name: "images" or "masks".
-
-        Raises:
-            OSError: a file is missing.
-            ValueError: the files do not fit each other.
-        """
         self._folder, self._name = folder, name
         self._index: NDArray[np.int64] = np.load(index_of(folder, name), mmap_mode="r")
         self._data: NDArray[np.uint8] = np.memmap(folder / f"{name}.bin", dtype=np.uint8, mode="r")
@@ -50,17 +58,21 @@ class EncodedRows:
         return EncodedRows, (self._folder, self._name, self.shape[1:])
 
     def encoded(self, row: int) -> NDArray[np.uint8]:
-        """The file (bytes,) uint8 of a row, not copied: a JPEG or PNG of H x W pixels; empty for a mask that is
-        undecided all over.
+        """Returns the file of a row, (bytes,) uint8, without copying it: a JPEG or PNG of H x W pixels.
+
+        It is empty for a mask that is undecided all over.
         """
         begin, length = self._index[row]
         return self._data[begin : begin + length]
 
     def __getitem__(self, rows: int | np.integer[Any] | slice | NDArray[Any] | list[int]) -> NDArray[np.uint8]:
-        """The decoded rows: (n, ...), or (...) of a single one.
+        """Returns the decoded rows: (n, ...), or (...) of a single row.
+
+        Args:
+            rows: A row number, a slice, row numbers (n,) or flags (N,).
 
         Raises:
-            UserError: a file is damaged.
+            UserError: If a file is damaged.
         """
         if isinstance(rows, int | np.integer):
             return self._decoded(int(rows))
@@ -94,4 +106,4 @@ class EncodedRows:
 
 
 ImageRows = NDArray[np.uint8] | EncodedRows
-"""Images or masks by row, in either form."""
+"""Images or masks by row, as an array or as encoded files."""

@@ -2,19 +2,19 @@
 
     images.npy     (N, H, W, C) uint8
     labels.npy     (N,) int64
-    masks.npy      (N, H, W) uint8: 0 background, 1 object, 255 undecided; only for sets that have masks
-    test.npy       (N,) bool: the set's own test split; only for sets that have one
-    files.json     the pictures' file names, by row; only for sets that were files
+    masks.npy      (N, H, W) uint8: 0 background, 1 object, 255 undecided; only for sets with masks
+    test.npy       (N,) bool: the set's own test split; only for sets with one
+    files.json     file names of the pictures, by row; only for sets of files
     manifest.json  counts, classes, hashes, origin
 
-A set that is too large for arrays (prepare.array_limit_gb) has, in place of images.npy and of masks.npy, all encoded
-files one after another and where each of them is; see `pipeline.data.prepared.encoded`:
+For a set that is too large for arrays (prepare.array_limit_gb), images.npy and masks.npy are replaced by
+concatenated encoded files, with their positions; see `pipeline.data.prepared.encoded`:
 
     images.bin     JPEGs of H x W pixels; masks.bin: PNGs
     images.index.npy, masks.index.npy  (N, 2) int64: begin and length in bytes
 
-`pipeline.data.prepare.writer` writes it. The arrays are opened memory-mapped, so that the trials of a node share one
-copy in the page cache.
+`pipeline.data.prepare.writer` writes the set. The arrays are opened memory-mapped, so that the trials of a
+node share one copy in the page cache.
 """
 
 import json
@@ -30,20 +30,30 @@ from pipeline.data.prepared.encoded import EncodedRows, ImageRows
 from pipeline.errors import UserError, single_item_command
 
 FORMAT = 1
+"""Version of the format."""
 UNDECIDED = 255
-"""Of a mask's pixels: nobody has said, or knows, what is there."""
+"""Value of mask pixels of which it is unknown whether they are object or background."""
 
 
 class OddFiles(TypedDict):
-    """How many files were odd in one way, and the names of the first."""
+    """Files with the same remark.
+
+    Attributes:
+        files: Their number.
+        first: Names of the first ones.
+    """
 
     files: int
     first: list[str]
 
 
 class Details(TypedDict, total=False):
-    """What only some sources have to say of themselves. original_labels: the set's own, by label. masks_from: what they
-    were made of.
+    """Entries of the manifest that only some sources have.
+
+    Attributes:
+        original_labels: The set's own label, by label.
+        bit_depth: Bits of the grey pictures of more than 8 bits.
+        masks_from: Origin of the masks: "masks", "trimaps" or "boxes".
     """
 
     original_labels: list[int | str]
@@ -52,8 +62,26 @@ class Details(TypedDict, total=False):
 
 
 class Manifest(Details, total=False):
-    """manifest.json. counts: images by class. sha256: of each array, by its name. data_hash: over all of them and the
-    class names. skipped: why files were left out, by name. remarks: what was odd, by kind.
+    """Content of manifest.json.
+
+    Attributes:
+        format: Version of the format.
+        dataset: Name in prepare.dataset.
+        origin: Where the images come from, in words.
+        licence: Licence of the images, in words.
+        images: Number of images.
+        image_size: [H, W] in pixels.
+        channels: 1 or 3.
+        classes: Names by label.
+        counts: Images by class name.
+        has_masks: Whether there are masks.
+        encoded: Whether images and masks are stored as encoded files.
+        sha256: Hash of each array, by its name.
+        data_hash: Hash over all arrays and the class names.
+        versions: Versions of the packages that decoded the images.
+        test_images: Images in the set's own test split; missing if there is none.
+        skipped: Reasons why files were left out, by name; missing if there are none.
+        remarks: Files with remarks, by remark; missing if there are none.
     """
 
     format: int
@@ -79,8 +107,12 @@ class Manifest(Details, total=False):
 class Prepared:
     """An opened prepared set.
 
-    images (N, H, W, C) uint8, labels (N,) int64, masks (N, H, W) uint8 or None, test (N,) bool: the set's own test
-    split, or None. Images and masks are arrays, or decoded when they are indexed by rows.
+    Attributes:
+        images: (N, H, W, C) uint8, as an array, or decoded when rows are indexed.
+        labels: (N,) int64.
+        masks: (N, H, W) uint8 in the form of the images, or None.
+        manifest: Content of manifest.json.
+        test: Membership in the set's own test split, (N,) bool, or None if it has none.
     """
 
     images: ImageRows
@@ -95,7 +127,7 @@ class Prepared:
 
     @property
     def data_hash(self) -> str:
-        """Hash over the content of every array and the class names; names the data everywhere."""
+        """Hash over the content of every array and the class names, which identifies the data in all later files."""
         return str(self.manifest["data_hash"])
 
     @property
@@ -109,10 +141,13 @@ class Prepared:
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Open a prepared set, memory-mapped.
+    """Opens a prepared set, memory-mapped.
+
+    Args:
+        folder: Folder of the set.
 
     Raises:
-        UserError: it is not there, incomplete, or of another format version.
+        UserError: If the set is missing, incomplete, or of another format version.
     """
     try:
         manifest: Manifest = json.loads((folder / "manifest.json").read_text())
@@ -134,7 +169,7 @@ def open_prepared(folder: Path) -> Prepared:
 
 
 def _encoded_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """The shape of each row of what is kept encoded."""
+    """Returns the shape of a row of images and of masks if they are stored encoded; otherwise nothing."""
     if not manifest.get("encoded"):
         return {}
     height, width = (int(side) for side in manifest["image_size"])

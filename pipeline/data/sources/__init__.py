@@ -1,1 +1,1 @@
-"""Where images come from: folders, archives and data sets known by name."""
+"""Sources of images: folders, archives and data sets known by name."""

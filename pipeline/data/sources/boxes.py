@@ -1,10 +1,10 @@
-"""boxes.csv beside the class folders: where in a picture the object is, for those who have boxes and no masks.
+"""Reads boxes.csv beside the class folders: boxes around the objects in pictures, for sets without masks.
 
     file,left,top,right,bottom
     cat/1.jpg,12,30,200,180
 
-Pixels of the picture as it is looked at, counted from its upper left corner; right and bottom are the first column and
-row outside. A picture may have several lines; one without any is undecided all over.
+Values are pixels of the upright picture, counted from its upper left corner; right and bottom are exclusive.
+A picture may have several lines. The mask of a picture without a line is undecided all over.
 """
 
 from pathlib import Path
@@ -20,11 +20,16 @@ HEADER = ["file", "left", "top", "right", "bottom"]
 
 
 def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "") -> dict[int, tuple[Box, ...]]:
-    """Boxes by row. root: a folder or archive. name: of the file in it. names: of the pictures in it, by row.
-    wrapper: the folder around all of them; paths in the file begin there, or where the file lies.
+    """Returns the boxes of each picture by its row.
+
+    Args:
+        root: The folder or archive of the pictures.
+        name: Name of the file of boxes in it.
+        names: Names of the pictures in it, by row.
+        wrapper: Folder around all of them, or "". Paths in the file start there or at the folder of the file.
 
     Raises:
-        UserError: the file cannot be read, or has lines that are no box of one of the pictures.
+        UserError: If the file cannot be read, or a line is not a box of one of the pictures.
     """
     where = f"{format_names(str(root))}: {format_names(name)}: cannot be read"
     try:

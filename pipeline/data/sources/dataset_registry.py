@@ -1,7 +1,7 @@
-"""Image sets that are known by name: how many images and classes, how they lie on disk, and whose they are.
+"""Data sets that are known by name: their sizes, their files on disk, and their licences.
 
-`layout` is what torchvision's class of the set (or, for tiny_imagenet, the set's own archive) makes under the root.
-Licences are given in a word; the set's own page has the terms.
+`layout` is what torchvision's class of the set (for tiny_imagenet, the set's own archive) creates below the
+root. Licences are given in a word; the web page of a set has the terms.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,22 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A set. images, test_images: how many in all and how many of those are its own test split (None: it has none).
+    """A data set known by name.
 
-    objects: how it says where objects are ("trimaps", "masks", "boxes"), or "". layout: what lies under the root.
-    markers: files and folders under the root that are all there when the set is. archives: files that the set is made
-    of, taken from the root where they lie there. host: where torchvision fetches it from, "" where it cannot. bytes: of
-    the download. verified: whether torchvision checks what it fetched. get: where a user finds what cannot be fetched.
+    Attributes:
+        title: Name in messages.
+        images: Number of images.
+        classes: Number of classes.
+        test_images: How many of the images are the set's own test split; None if it has none.
+        licence: Licence in a word.
+        layout: Files and folders below the root, in words.
+        markers: Files and folders below the root that all exist if the set is there.
+        objects: How the set marks objects ("trimaps", "masks", "boxes"), or "".
+        archives: Archives that the set is unpacked from, if they are in the root.
+        host: Host from which torchvision downloads the set, or "" if it cannot.
+        bytes: Size of the download.
+        verified: Whether torchvision compares checksums of the download.
+        get: Where users find a set that cannot be downloaded.
     """
 
     title: str
@@ -123,4 +133,4 @@ DATASETS: dict[str, DatasetInfo] = {
         objects="boxes", get="cs231n.stanford.edu/tiny-imagenet-200.zip, which prepare.root may also name as it is",
     ),
 }  # fmt: skip
-"""By the name in prepare.dataset."""
+"""Data sets by the name in prepare.dataset."""

@@ -1,8 +1,8 @@
-"""Making a named set be there: fetched by torchvision, or unpacked from its archives, whole or not at all.
+"""Downloads a named set with torchvision, or unpacks it from its archives, atomically.
 
-torchvision takes a set for complete once its folder exists, and unpacks into that folder. So it works in a folder of
-its own beside it, and what is complete is moved. What a killed one left there is of no use to anybody but the next,
-which keeps the archives (torchvision compares their checksums) and unpacks them anew.
+torchvision takes a set for complete once its folder exists, and unpacks into that folder. It therefore works
+in a temporary folder, from which the complete set is moved. A later run reuses only the archives of an
+interrupted one, whose checksums torchvision compares, and unpacks them anew.
 """
 
 import errno
@@ -20,10 +20,13 @@ from pipeline.errors import UserError
 
 
 def fetch(config: SourceConfig) -> None:
-    """Fetch or unpack a named set that is missing, if the configuration allows it and it can be.
+    """Downloads or unpacks a named set that is missing, if the configuration allows it.
+
+    Args:
+        config: The user's description of the source.
 
     Raises:
-        UserError: it cannot be reached, or what came is damaged; nothing half-written is left.
+        UserError: If the host cannot be reached or the data are damaged. Nothing incomplete is left.
     """
     if config.dataset not in DATASETS or not can_be_made(config):
         return
@@ -46,7 +49,11 @@ def fetch(config: SourceConfig) -> None:
 
 
 def can_be_made(config: SourceConfig) -> bool:
-    """Whether the set is missing, and `fetch` would try to make it."""
+    """Returns whether the set is missing, and `fetch` would try to create it.
+
+    Args:
+        config: The user's description of the source, with a named set.
+    """
     known, root = DATASETS[config.dataset], config.root
     if root is None or root.is_file() or locate_dataset(config.dataset, root) is not None:
         return False
@@ -54,7 +61,9 @@ def can_be_made(config: SourceConfig) -> bool:
 
 
 def _archives_there(entry: DatasetInfo, root: Path) -> dict[str, Path]:
-    """Where each archive lies, if all of them lie in the root, or where torchvision would put them."""
+    """Returns the path of each archive; nothing unless all of them are in the root or where torchvision would
+    put them.
+    """
     found = {}
     for name in entry.archives:
         there = next((path for path in (root / name, root / Path(name).name) if path.is_file()), None)
@@ -65,7 +74,11 @@ def _archives_there(entry: DatasetInfo, root: Path) -> dict[str, Path]:
 
 
 def _unpack(found: dict[str, Path], place: Path) -> None:
-    """Unpack archives as torchvision would, which fetches one anew, over the user's own, whose checksum is another."""
+    """Unpacks archives.
+
+    torchvision's own classes are not used for this: they would download an archive again, over the user's own
+    file, if its checksum differs.
+    """
     from torchvision.datasets.utils import extract_archive
 
     for name, path in found.items():
@@ -73,7 +86,7 @@ def _unpack(found: dict[str, Path], place: Path) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         to.unlink(missing_ok=True)
         if name.startswith("ILSVRC"):
-            to.symlink_to(path.resolve())  # their class compares the checksum, and never fetches
+            to.symlink_to(path.resolve())  # torchvision's class compares the checksum, and never downloads
         elif path.suffix == ".mat":
             shutil.copy2(path, to)
         else:
@@ -81,7 +94,7 @@ def _unpack(found: dict[str, Path], place: Path) -> None:
 
 
 def _tidy(place: Path, entry: DatasetInfo) -> None:
-    """Remove what an earlier fetch left, but for archives whose checksum will be compared."""
+    """Removes the files of an earlier download, except archives whose checksums torchvision compares."""
     keep = {place / name for name in entry.archives if entry.verified}
     for folder, _, files in os.walk(place, topdown=False):
         for name in files:
@@ -92,19 +105,26 @@ def _tidy(place: Path, entry: DatasetInfo) -> None:
 
 
 def _merge(place: Path, root: Path) -> None:
-    """Move everything below one folder into another; folders that are there already are gone into."""
+    """Moves everything below one folder into another. Folders that exist in both are merged."""
     for entry in sorted(place.iterdir()):
         target = root / entry.name
         if entry.is_dir() and target.is_dir():
             _merge(entry, target)
         elif entry.is_symlink():
-            entry.unlink()  # to what lies in the root itself
+            entry.unlink()  # it points to an archive in the root
         else:
             os.replace(entry, target)
     place.rmdir()
 
 
 def _describe_archives(config: SourceConfig, entry: DatasetInfo, error: Exception) -> str:
+    """Returns the error message for a failed download or a damaged archive.
+
+    Args:
+        config: The user's description of the source.
+        entry: The data set.
+        error: The error that occurred.
+    """
     where = f"{format_names(config.root_shown or str(config.root))}: {config.dataset} ({entry.title})"
     said = format_names(str(getattr(error, "reason", None) or error)).replace("\n", " ")[:200] or type(error).__name__
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -1,11 +1,11 @@
-"""Which picture is of which class, read off the names in a root; no file is opened.
+"""Assigns pictures to classes by their paths; no file is opened.
 
-    <root>/<class>/*                      test is drawn by split.test_fraction
+    <root>/<class>/*                      the test role is drawn by split.test_fraction
     <root>/{train,test}/<class>/*         the set's own test split
     <root>/masks/<the same path>.png      optional: a mask for the picture of the same name
     <root>/boxes.csv                      or: boxes in the pictures that it names (see pipeline.data.sources.boxes)
 
-One folder around all of this, as archives often have, is looked through.
+A single folder around all of this, as archives often have, is skipped.
 """
 
 from collections import Counter
@@ -20,18 +20,25 @@ from pipeline.data.names import Names, class_key, name_key, normalize_name, spel
 from pipeline.errors import UserError, list_first
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Suffixes of picture files."""
 BOXES = "boxes.csv"
 _WANTED = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
 VALIDATION_NAMES = ("val", "valid", "validation")
+"""Folder names that mean a validation split, which users cannot set by folders."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of the prepared set: training pictures before test pictures, by class, by name.
+    """Rows of the prepared set, in this order: training pictures before test pictures, then by class, then by name.
 
-    names: the picture's name in the root, by row. labels (N,) int64 in 0 .. len(classes) - 1. test (N,) bool: the set's
-    own test split, or None. masks: row by the mask's name. boxes: name of the file of boxes, or "". wrapper: the
-    folder around all of this, or "". classes: names by label, sorted.
+    Attributes:
+        classes: Names by label, sorted.
+        names: Names of the pictures in the root, by row.
+        labels: (N,) int64 in 0 .. len(classes) - 1.
+        test: Membership in the set's own test split, (N,) bool, or None if it has none.
+        masks: Row by the mask's name.
+        boxes: Name of the file of boxes, or "".
+        wrapper: Folder around all of this, or "".
     """
 
     classes: tuple[str, ...]
@@ -44,11 +51,15 @@ class Layout:
 
 
 def arrange(listing: Listing, root: str) -> Layout:
-    """Work out classes, roles and masks. root: how messages name it.
+    """Returns classes, roles and masks of a listing.
+
+    Args:
+        listing: Files below the root.
+        root: The root as messages name it.
 
     Raises:
-        UserError: no class folders, one class alone, a class with too few pictures, pictures or masks where they do not
-            belong, test classes that training never sees.
+        UserError: If there are no class folders, or only one class; if a class has too few pictures, pictures
+            or masks are misplaced, or test has classes that train does not have.
     """
     tree = _Tree(listing)
     base, outer = "", []
@@ -74,13 +85,13 @@ def arrange(listing: Listing, root: str) -> Layout:
     _check_class_folders(tree, [folder for _, folder in folders], root)
     for _, found in roles:
         _check_spellings(found, root)
-    # The roles' folders of one class may be spelled in two ways.
+    # The folders of a class in train and test may be spelled differently.
     spelled: dict[str, str] = {}
     for _, folder in folders:
         spelled.setdefault(class_key(_class_name(folder)), _class_name(folder))
     class_of = {folder: spelled[class_key(_class_name(folder))] for _, folder in folders}
     rows = sorted((is_test, class_of[folder], name) for is_test, folder in folders for name in tree.files(folder))
-    # A class folder without a picture is a class all the same, and is told as one with none.
+    # A class folder without pictures is still a class; `_check_counts` reports it.
     classes = tuple(sorted(set(class_of.values())))
     own_test = len(roles) > 1
     _check_counts(classes, rows, own_test, root)
@@ -98,7 +109,7 @@ def arrange(listing: Listing, root: str) -> Layout:
 
 
 class _Tree:
-    """The listing by folder; `""` is the root."""
+    """The listing by folder; "" is the root."""
 
     def __init__(self, listing: Listing) -> None:
         self._files: dict[str, list[str]] = {}
@@ -128,7 +139,7 @@ def _class_name(folder: str) -> str:
 
 
 def _plain(path: str) -> str:
-    """The name of a folder or file that this module knows by its name."""
+    """Returns the last part of a path in a form that is compared with the folder and file names of this module."""
     return name_key(_last(path))
 
 
@@ -137,12 +148,27 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
+    """Checks that there are class folders.
+
+    Args:
+        tree: The listing.
+        base: Folder of the class folders, or of train and test.
+        tops: Folders in it, without masks.
+        root: The root as messages name it.
+    """
     _check_loose(tree, base, root)
     if not tops:
         raise UserError(f"{root}: holds no class folders. {_WANTED}")
 
 
 def _check_loose(tree: _Tree, folder: str, root: str) -> None:
+    """Checks that no pictures are outside of class folders.
+
+    Args:
+        tree: The listing.
+        folder: Folder of the class folders.
+        root: The root as messages name it.
+    """
     if loose := [name for name in tree.files(folder) if _is_picture(name)]:
         raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {_WANTED}")
 
@@ -152,7 +178,14 @@ def _is_picture(name: str) -> bool:
 
 
 def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> None:
-    """Refuse a folder named masks that may be a class, and may as well hold the masks of the classes' pictures."""
+    """Raises an error if a folder named masks may be a class, but may also hold the masks of the classes' pictures.
+
+    Args:
+        tree: The listing.
+        masks: The folder.
+        classes: The other folders beside it.
+        root: The root as messages name it.
+    """
     stems = {_stem(name) for folder in classes for name in tree.files_below(folder)}
     if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
         raise UserError(
@@ -168,7 +201,16 @@ def _stem(name: str) -> str:
 
 
 def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str]]]:
-    """Class folders by role, each with whether its pictures are test pictures."""
+    """Returns class folders by role, each with whether its pictures are test pictures.
+
+    Args:
+        tree: The listing.
+        tops: Folders beside each other: class folders, or train and test.
+        root: The root as messages name it.
+
+    Raises:
+        UserError: If there are other folders beside train and test, or pictures in no class folder.
+    """
     by_name = {_plain(top): top for top in tops}
     if "train" in by_name and tree.folders(by_name["train"]):
         others = [name for name in by_name if name not in ("train", "test")]
@@ -188,6 +230,13 @@ def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str
 
 
 def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
+    """Checks that class folders hold no folders.
+
+    Args:
+        tree: The listing.
+        folders: Class folders.
+        root: The root as messages name it.
+    """
     for folder in folders:
         if inner := tree.folders(folder):
             raise UserError(
@@ -197,7 +246,7 @@ def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
 
 
 def _check_spellings(folders: list[str], root: str) -> None:
-    """Refuse class folders side by side whose names are one to a person."""
+    """Checks that no two class folders beside each other have names that look the same to a person."""
     if doubled := spelled_twice(format_names(_last(folder)) for folder in folders):
         some = "; ".join(" and ".join(repr(name) for name in group) for group in doubled[:3])
         raise UserError(
@@ -208,6 +257,14 @@ def _check_spellings(folders: list[str], root: str) -> None:
 
 
 def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], own_test: bool, root: str) -> None:
+    """Checks that there are two classes, and enough pictures of each.
+
+    Args:
+        classes: Names by label.
+        rows: (is_test, class, name) of each picture.
+        own_test: Whether there is a test folder.
+        root: The root as messages name it.
+    """
     if len(classes) < 2:
         raise UserError(f"{root}: has one class only ({_some(classes)}). There must be two or more to tell apart.")
     trained = Counter(name for is_test, name, _ in rows if not is_test)
@@ -222,7 +279,18 @@ def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], o
 
 
 def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root: str) -> dict[str, int]:
-    """The row of each mask: the picture with the same path but for `masks/` and the suffix."""
+    """Returns the row of each mask: that of the picture with the same path, except for `masks/` and the suffix.
+
+    Args:
+        tree: The listing.
+        base: Folder of the class folders, or of train and test.
+        masks: Folder of the masks.
+        names: Names of the pictures, by row.
+        root: The root as messages name it.
+
+    Raises:
+        UserError: If a mask belongs to no picture or to several, or a picture has several masks.
+    """
     start = len(base) + 1 if base else 0
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):

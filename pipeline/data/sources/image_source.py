@@ -1,7 +1,7 @@
-"""Sources of images: which there are, and what each will give, before any picture is decoded.
+"""Sources of images, and a preview of their content before any picture is decoded.
 
-`pipeline.data.sources.named_dataset` knows the named sets, `pipeline.data.prepare.reader` decodes pictures of files,
-and `pipeline.data.prepare.writer` writes a source in prepared form.
+`pipeline.data.sources.named_dataset` reads the named sets, `pipeline.data.prepare.reader` decodes pictures of
+files, and `pipeline.data.prepare.writer` writes a source in prepared form.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,14 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class UnreadableFile:
-    """A file that could not be decoded. row: of the picture that it is, or is the mask of."""
+    """A file that could not be decoded.
+
+    Attributes:
+        row: Row of the picture, or of the picture that the mask belongs to.
+        is_mask: Whether the file is a mask.
+        name: File name, in printable form.
+        reason: Why it could not be decoded.
+    """
 
     row: int
     is_mask: bool
@@ -38,12 +45,23 @@ class UnreadableFile:
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """Some rows of a source. done: files that have been read once this block is written, counted from the first.
+    """Some rows of a source, decoded.
 
-    images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
-    mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known. Of a source that gives encoded files,
-    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file.
-    depths: of pictures of more than 8 bits a channel, and of which file.
+    If the source yields encoded files, these are in `image_files` and `mask_files`, and the arrays are empty.
+
+    Attributes:
+        done: Number of the source's files that have been read, up to and including this block.
+        image_rows: Rows of the images, (n,).
+        images: (n, H, W, C) uint8.
+        image_sizes: (H, W) before resizing, 0 if unknown, (n, 2).
+        mask_rows: Rows of the masks, (m,).
+        masks: (m, H, W) uint8.
+        mask_sizes: (H, W) before resizing, 0 if unknown, (m, 2).
+        broken: Files that could not be decoded.
+        image_files: Encoded images (n), or none.
+        mask_files: Encoded masks (m), or none.
+        remarks: Remark and file name.
+        depths: Depth and file name of pictures of more than 8 bits a channel.
     """
 
     done: int
@@ -61,13 +79,23 @@ class DecodedBatch:
 
 
 class ImageSource(Protocol):
-    """What can be prepared. Rows and labels are known before anything is decoded.
+    """Source of images that can be prepared. Rows and labels are available before anything is decoded.
 
-    shape: (H, W, C) of an image. labels: (N,) int64. test: (N,) bool for sets with a test split of their own, else
-    None. names: of the files, by row, or None. steps: how many files there are to read. identity: equal for two sources
-    that give the same blocks. encoded: whether blocks hold files of the squares, not arrays. details: further entries
-    of the manifest, among them, where there are masks, `masks_from`: what they were made of, "masks", "trimaps" or
-    "boxes"; and, where it was given, the `bit_depth` of grey pictures.
+    Attributes:
+        name: Name in prepare.dataset.
+        origin: Where the images come from, in words.
+        licence: Licence of the images, in words.
+        classes: Names by label.
+        labels: (N,) int64.
+        shape: (H, W, C) of an image.
+        test: Membership in the set's own test split, (N,) bool, or None if it has none.
+        has_masks: Whether there are masks.
+        names: File names by row, or None if the set has no files.
+        steps: Number of files to read.
+        identity: Equal for two sources that yield the same blocks.
+        encoded: Whether blocks hold encoded files of the squares instead of arrays.
+        details: Further entries of the manifest: with masks, `masks_from`, which is "masks", "trimaps" or
+            "boxes"; if prepare.bit_depth is set, `bit_depth`.
     """
 
     @property
@@ -98,7 +126,7 @@ class ImageSource(Protocol):
     def details(self) -> Details: ...
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
-        """The blocks after the first `start` files, which have been read before."""
+        """Yields the blocks after the first `start` files, which have been read before."""
         ...
 
 
@@ -106,8 +134,15 @@ class ImageSource(Protocol):
 class ArraySource:
     """A labelled image set in memory.
 
-    images: (N, H, W, C) uint8. labels: (N,) int64 in 0 .. len(classes) - 1. masks: (N, H, W) uint8 with 0 background,
-    1 object, 255 undecided, or None. classes: names by label. origin, licence: where it came from, for the manifest.
+    Attributes:
+        name: Name in prepare.dataset.
+        images: (N, H, W, C) uint8.
+        labels: (N,) int64 in 0 .. len(classes) - 1.
+        masks: (N, H, W) uint8 with 0 background, 1 object, 255 undecided, or None.
+        classes: Names by label.
+        origin: Where the images come from, for the manifest.
+        licence: Licence of the images, for the manifest.
+        test: Membership in the set's own test split, (N,) bool, or None if it has none.
     """
 
     name: str
@@ -149,7 +184,7 @@ class ArraySource:
         return {"masks_from": "masks"} if self.has_masks else {}
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
-        """All that is left, in one block."""
+        """Yields all remaining images in one block."""
         rows = np.arange(start, len(self.images), dtype=np.int64)
         unknown = np.zeros((len(rows), 2), dtype=np.int32)
         height, width, _ = self.shape
@@ -166,10 +201,15 @@ class ArraySource:
 
 
 def read_digits(image_size: int) -> ArraySource:
-    """scikit-learn's 1,797 scanned digits (8 x 8, 17 grey levels), enlarged bilinearly; the ink is the mask.
+    """Returns scikit-learn's 1,797 scanned digits (8 x 8, 17 grey levels), enlarged bilinearly, with masks of
+    the ink.
 
-    The ink is where the enlarged scan is above a quarter of full black: thin strokes stay whole there, and the object
-    covers about as much of the picture as the scan's non-blank pixels do (0.45 against 0.51).
+    The ink is where the enlarged scan is above a quarter of full black. Thin strokes stay whole at this
+    level, and the object covers about as much of the picture as the scan's non-blank pixels do (0.45 against
+    0.51).
+
+    Args:
+        image_size: Side of the images in pixels.
     """
     from sklearn.datasets import load_digits  # takes a second to import, and only this source needs it
 
@@ -195,17 +235,22 @@ def _enlarged(scan: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
 
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
-"""How many there are of each, known without scikit-learn, which takes a second to import."""
+"""Number of images of each digit, given here because importing scikit-learn takes a second."""
 
 SOURCES: dict[str, Callable[[int], ArraySource]] = {"digits": read_digits}
 """Readers of the sources that fit in memory; each takes the side of the prepared images in pixels."""
 
 
 def preview_dataset(config: SourceConfig) -> Preview:
-    """What a source will give, told from names alone. Of a named set that is to be fetched, what it is known for.
+    """Returns the content of a source, determined from names alone.
+
+    For a named set that is still to be downloaded, it is the registry's description of the set.
+
+    Args:
+        config: The user's description of the source.
 
     Raises:
-        UserError: the root is not given, not there, or not laid out as it must be.
+        UserError: If the root is not given, missing, or not laid out as required.
     """
     if config.class_list is not None and config.dataset not in DATASETS:
         raise UserError(f"params.yaml: prepare.class_list: not for prepare.dataset: {config.dataset}; set it to null.")
@@ -251,10 +296,13 @@ def _preview_named(config: SourceConfig) -> Preview:
 
 
 def list_image_folder(config: SourceConfig) -> tuple[Listing, Layout]:
-    """Names and layout of the user's pictures.
+    """Returns listing and layout of the user's own pictures.
+
+    Args:
+        config: The user's description of the source.
 
     Raises:
-        UserError: as `preview_dataset`.
+        UserError: If the root is not given, missing, or not laid out as required.
     """
     if config.root is None:
         raise UserError(

@@ -1,8 +1,8 @@
 """The classes of ImageNet-100, as WordNet ids.
 
-The subset that Tian, Krishnan and Isola drew for "Contrastive Multiview Coding" (ECCV 2020), in the order of the list
-that they published: imagenet100.txt in github.com/HobbitLong/CMC. Others have drawn other hundreds under the same name;
-prepare.class_list takes any list.
+They are the subset that Tian, Krishnan and Isola drew for "Contrastive Multiview Coding" (ECCV 2020), in the
+order of their published list: imagenet100.txt in github.com/HobbitLong/CMC. Other authors use other subsets
+of a hundred classes under the same name; prepare.class_list takes any list.
 """
 
 IDS = """

@@ -1,7 +1,8 @@
-"""The rows of a named set, known before any picture is decoded: labels from 0 on, files, masks, boxes.
+"""Rows of a named set, determined before any picture is decoded: labels from 0 on, files, masks and boxes.
 
-The set is found under the root (also where the root is the set's own folder, or holds it in one more folder), or in an
-archive. Of an archive, only what tells names is unpacked, for a moment; its pictures are read as a stream afterwards.
+The set is looked for under the root (which may also be the set's own folder, or hold it in one more folder),
+or in an archive. From an archive only the files with labels and names are unpacked, into a temporary folder;
+its pictures are read later as a stream.
 """
 
 import hashlib
@@ -31,20 +32,32 @@ from pipeline.files.text_tables import decode_text
 from pipeline.files.user_files import read_user_file
 
 LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
-"""Sets that mean to list every picture that they bring."""
+"""Sets whose label files should list every picture, so that pictures that are in none are worth a remark."""
 MOST_UNLISTED = 200
+"""Most unlisted pictures that are read for remarks."""
 MEANINGS: dict[str, Meaning] = {"oxford_pets": "trimap", "voc2012": "classes"}
+"""How the values of mask files are read; of sets that are not here, as "object"."""
 
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """N rows: training pictures before test pictures.
+    """Rows of a set of files or arrays, N in all; training pictures come before test pictures.
 
-    root: a folder or an archive. files: names under it and sizes in bytes (-1: unknown), in the order of reading; empty
-    for a set without files. names: by row. labels (N,) int64 in 0 .. len(classes) - 1. originals: by label, as the set
-    has them. test (N,) bool or None. masks: row by the mask's name. boxes: by row. pixels: pieces (n, H, W, 3) of a set
-    without files, one after another by row. unlisted: names of pictures, and of their masks, that lie beside the others
-    and are in no split. identity: changes when what is read does.
+    Attributes:
+        root: Folder or archive of the files.
+        files: Names below the root and sizes in bytes (-1: unknown), in the order of reading; empty for a set
+            without files.
+        names: Names of the pictures, by row.
+        classes: Names by label.
+        labels: (N,) int64 in 0 .. len(classes) - 1.
+        test: Membership in the set's own test split, (N,) bool, or None if it has none.
+        identity: A hash that changes when the set does.
+        masks: Row by the mask's name.
+        boxes: Boxes by row; None for a set without boxes.
+        originals: The set's own label, by label; None for the user's own pictures.
+        meaning: How the values of mask files are read.
+        pixels: Arrays (n, H, W, 3) uint8 of a set without files, consecutive by row.
+        unlisted: Names of pictures, and of their masks, that lie beside the others but are in no split.
     """
 
     root: Path
@@ -63,23 +76,33 @@ class NamedDataset:
 
 
 def locate_dataset(dataset: str, root: Path) -> Path | None:
-    """The folder that a named set's markers lie under: the root, the one above it, or one in it."""
+    """Returns the folder that has the markers of a named set: the root, its parent or a subfolder; None if none
+    has them.
+
+    Args:
+        dataset: Name in prepare.dataset.
+        root: Folder given by the user.
+    """
     markers = DATASETS[dataset].markers
     try:
         below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         below = []
-    # The folder above counts only if the root is the set's own folder in it.
+    # The parent counts only if the root is the set's own folder in it.
     above = [root.parent] if markers[0].split("/")[0] == root.name else []
     return next((place for place in (root, *above, *below) if all((place / name).exists() for name in markers)), None)
 
 
 def read_catalogue(config: SourceConfig) -> NamedDataset:
-    """The rows of the named set that the configuration asks for.
+    """Returns the rows of the named set that the configuration asks for.
+
+    Args:
+        config: The user's description of the source.
 
     Raises:
-        DatasetNotFound: it is not under the root.
-        UserError: it is there, but damaged or laid out in another way; test has classes that train lacks.
+        DatasetNotFound: If the set is not under the root.
+        UserError: If the set is damaged or laid out differently, or test has classes that train does not
+            have.
     """
     dataset, root = config.dataset, config.root
     assert root is not None
@@ -101,7 +124,7 @@ def _read(config: SourceConfig, place: Path) -> list[SplitListing]:
     known = DATASETS[config.dataset]
     try:
         return READERS[config.dataset](place, False)
-    except Exception as error:  # label files of any format are read in there, with errors of any type
+    except Exception as error:  # label files have many formats, and their readers raise errors of any type
         said = f"{type(error).__name__}: {format_names(str(error))}".replace("\n", " ")[:300]
         where = format_names(config.root_shown or str(config.root))
         raise UserError(
@@ -124,7 +147,7 @@ def _not_there(config: SourceConfig) -> DatasetNotFound:
 
 @contextmanager
 def _skeleton(root: Path, listing: Listing) -> Iterator[Path]:
-    """A folder with the archive's files that are no pictures, and empty files in the places of the pictures."""
+    """Yields a temporary folder with the archive's other files, and with empty files in place of its pictures."""
     with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
         folder = Path(made)
         told = {name for name, _ in listing.files if not name.lower().endswith(IMAGE_SUFFIXES)}
@@ -139,7 +162,7 @@ def _skeleton(root: Path, listing: Listing) -> Iterator[Path]:
 
 
 def _chosen(parts: list[SplitListing], config: SourceConfig) -> list[SplitListing]:
-    """The rows of the classes that a list names."""
+    """Returns the splits with only the rows of the classes that a list names, if there is a list."""
     wanted: list[str] | None = IDS.split() if config.dataset == "imagenet100" else None
     if config.class_list is not None:
         wanted = _listed(config.class_list)
@@ -157,6 +180,7 @@ def _chosen(parts: list[SplitListing], config: SourceConfig) -> list[SplitListin
 
 
 def _listed(path: Path) -> list[str]:
+    """Returns the classes that a file lists, one per line."""
     try:
         lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(read_user_file(path)).splitlines()]
     except (OSError, ValueError) as error:
@@ -171,6 +195,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _rows_of(part: SplitListing, rows: list[int]) -> SplitListing:
+    """Returns a split with only some of its rows."""
     pictures = part.pictures[rows] if isinstance(part.pictures, np.ndarray) else [part.pictures[row] for row in rows]
     return SplitListing(
         part.is_test,
@@ -183,6 +208,14 @@ def _rows_of(part: SplitListing, rows: list[int]) -> SplitListing:
 
 
 def _catalogue(config: SourceConfig, parts: list[SplitListing], folder: Path, listing: Listing | None) -> NamedDataset:
+    """Returns the rows of a set from its splits.
+
+    Args:
+        config: The user's description of the source.
+        parts: The splits as read.
+        folder: Folder that paths in the splits start with.
+        listing: Listing of the archive; None for a folder.
+    """
     parts = sorted(parts, key=lambda part: part.is_test)
     where = format_names(config.root_shown or str(config.root))
     originals = _originals(parts, where)
@@ -241,7 +274,7 @@ def _catalogue(config: SourceConfig, parts: list[SplitListing], folder: Path, li
 
 
 def _originals(parts: list[SplitListing], where: str) -> tuple[Original, ...]:
-    """The labels that occur, in their order."""
+    """Returns the set's own labels that occur, sorted, after checking that each class has enough pictures."""
     trained = Counter(label for part in parts if not part.is_test for label in part.labels)
     names = {label: name for part in parts for label, name in part.classes.items()}
     own_test = any(part.is_test and len(part.labels) for part in parts)
@@ -261,11 +294,20 @@ def _originals(parts: list[SplitListing], where: str) -> tuple[Original, ...]:
 def _files(
     names: tuple[str, ...], masks: Mapping[str, int], folder: Path, listing: Listing | None
 ) -> tuple[tuple[str, int], ...]:
-    """In the order of reading: an archive's own; else each picture and its mask after it."""
+    """Returns names and sizes of all files in the order of reading.
+
+    For an archive it is the archive's own order; otherwise each picture is followed by its mask.
+
+    Args:
+        names: Names of the pictures.
+        masks: Row by the mask's name.
+        folder: Folder of the set; not used.
+        listing: Listing of the archive; None for a folder.
+    """
     if listing is not None:
         wanted = {*names, *masks}
         there = tuple(file for file in listing.files if file[0] in wanted)
-        # What the label files name and the archive lacks is read last, and found broken then.
+        # Files that the label files name but the archive lacks come last, and are reported as broken when read.
         return there + tuple((name, -1) for name in sorted(wanted - {name for name, _ in there}))
     mask_of = {row: name for name, row in masks.items()}
     order: list[tuple[str, int]] = []
@@ -277,6 +319,14 @@ def _files(
 
 
 def _unlisted(names: tuple[str, ...], masks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
+    """Returns pictures beside those of the set that are in no split, and their masks, `MOST_UNLISTED` at most of
+    each.
+
+    Args:
+        names: Names of the pictures.
+        masks: Row by the mask's name.
+        folder: Folder of the set.
+    """
     listed = set(names)
     found: list[str] = []
     for inner in sorted({name.rpartition("/")[0] for name in names}):
@@ -288,6 +338,7 @@ def _unlisted(names: tuple[str, ...], masks: Mapping[str, int], folder: Path) ->
 
 
 def _stamp(path: Path) -> str:
+    """Returns size and modification time of a file as text."""
     try:
         there = os.stat(path)
         return f"{there.st_size} {there.st_mtime_ns};"

@@ -1,4 +1,4 @@
-"""A look at some pictures of a source before any is prepared: how large they are."""
+"""Sizes of a sample of a source's pictures, read before any picture is prepared."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,15 +11,21 @@ from pipeline.data.sources.named_dataset import read_catalogue
 from pipeline.data.sources.source_config import SourceConfig
 
 LOOKED_AT = 64
+"""Number of pictures in a sample."""
 
 
 def sample_sizes(config: SourceConfig, most: int = LOOKED_AT) -> list[Size]:
-    """(H, W) in pixels of some pictures, as they lie in their files; none of a set that comes with a library.
+    """Returns (H, W) in pixels of some pictures, as stored in their files; none for a set that comes with a library.
 
-    Those of a folder are spread over the set. An archive's are its first: what lies behind has to be read through.
+    The sample of a folder is spread over the set. That of an archive is its first pictures, since later ones
+    can only be reached by reading everything before them.
+
+    Args:
+        config: The user's description of the source.
+        most: Largest number of pictures.
 
     Raises:
-        UserError: as `pipeline.data.sources.image_source.preview_dataset`.
+        UserError: If the source is missing or not laid out as required.
     """
     if config.dataset in SOURCES:
         return []
@@ -37,6 +43,14 @@ def sample_sizes(config: SourceConfig, most: int = LOOKED_AT) -> list[Size]:
 
 
 def _some(root: Path, names: Sequence[str], order: Sequence[str], most: int) -> Iterator[Payload]:
+    """Yields the files of a sample.
+
+    Args:
+        root: Folder or archive.
+        names: Names of all pictures.
+        order: Names of all files in the order of the archive.
+        most: Largest number of pictures.
+    """
     if root.is_dir():
         step = -(-len(names) // most)
         yield from (str(root / name) for name in names[::step])
@@ -44,7 +58,7 @@ def _some(root: Path, names: Sequence[str], order: Sequence[str], most: int) -> 
     pictures = set(names)
     wanted = [name for name in order if name in pictures][:most]
     files = read_files(root, set(wanted))
-    for _ in wanted:  # and not one further, for which a compressed archive would be read to its end
+    for _ in wanted:  # not one more: a compressed archive would be read to its end in search of it
         found = next(files, None)
         if found is None:
             return
@@ -56,4 +70,4 @@ def _sizes(payloads: Iterator[Payload]) -> Iterator[Size]:
         try:
             yield open_image(payload, lambda image: (image.height, image.width))
         except UnreadableImage:
-            continue  # which is for `prepare` to say
+            continue  # `prepare` reports it

@@ -1,4 +1,4 @@
-"""What a user says of a source, and what is known of it before it is read."""
+"""The user's description of a source, and a preview of its content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,23 @@ from pipeline.errors import UserError
 
 
 class DatasetNotFound(UserError):
-    """A source that is not where it is looked for."""
+    """A named set that is not under its root."""
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where images come from. image_size: side of the prepared squares, in pixels. root: folder or archive of the
-    files, None for a source that has none.
+    """The user's description of a source of images.
 
-    root_shown: the root as the user wrote it. cache: a folder that keeps listings of archives; None: listed each time.
-    download: whether what is missing may be fetched. class_list: a file of the class ids to take; None: all, or those
-    that the set is known for. array_limit: bytes above which a set is kept as encoded files; None: never. bit_depth: of
-    grey pictures of more than 8 bits; None: what each file says.
+    Attributes:
+        dataset: Name in prepare.dataset.
+        image_size: Side of the prepared squares in pixels.
+        root: Folder or archive of the files; None for a source without files.
+        root_shown: The root as the user wrote it.
+        cache: Folder in which the listings of archives are cached; None: archives are listed each time.
+        download: Whether a missing set may be downloaded.
+        class_list: File with the ids of the classes to use; None: all classes, or those that define the set.
+        array_limit: Bytes of arrays above which a set is stored as encoded files; None: never.
+        bit_depth: Bits of grey pictures of more than 8 bits; None: each file's own depth.
     """
 
     dataset: str
@@ -38,12 +43,17 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a source before it is read.
+    """Content of a source, determined before it is read.
 
-    images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
-    test split, None where it has none; identity: changes when the source does, empty where it is not there yet. notes:
-    lines about what its user should know. class_counts: images by label that are not in the set's own test split; None
-    of a set that is yet to be fetched, whose classes go by numbers until then.
+    Attributes:
+        images: Number of images.
+        classes: Names by label; numbered for a set that is still to be downloaded.
+        channels: 1 or 3.
+        test_images: How many of the images are the set's own test split; None if it has none.
+        identity: Changes when the source does; empty if the source is not there yet.
+        notes: Lines of text that the user should read.
+        class_counts: Images by label, without the set's own test split; None for a set that is still to be
+            downloaded.
     """
 
     images: int
@@ -58,6 +68,12 @@ class Preview:
 def count_trainable(
     labels: NDArray[np.int64], test: NDArray[np.bool_] | None, classes: Sequence[str]
 ) -> tuple[int, ...]:
-    """Images by label (N,) that are not in the set's own test split (N,), if it has one."""
+    """Returns the number of images by label, without the set's own test split.
+
+    Args:
+        labels: (N,).
+        test: Membership in the set's own test split, (N,), or None if it has none.
+        classes: Names by label.
+    """
     free = labels if test is None else labels[~test]
     return tuple(np.bincount(free, minlength=len(classes)).tolist())

@@ -1,4 +1,4 @@
-"""What readers of named sets give: each split as the set itself tells it, with its own labels."""
+"""Result type of the readers of named sets: a split with the set's own labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 from pipeline.data.decode.masks import Box
 
 Original = int | str
-"""A label as the set has it: a number, or a WordNet id."""
+"""The set's own label: a number, or a WordNet id."""
 
 
 @dataclass(frozen=True)
 class SplitListing:
-    """A split of n pictures.
+    """A split with n pictures.
 
-    pictures: paths, or pixels (n, H, W, 3) uint8. labels: n, as the set has them. classes: names by such label. masks:
-    n paths. boxes: those of each picture; none means that nothing is known of it.
+    Attributes:
+        is_test: Whether it is the test split.
+        pictures: Paths (n), or pixels (n, H, W, 3) uint8.
+        labels: The set's own labels (n).
+        classes: Names by the set's own label.
+        masks: Paths (n), or None if the set has no masks.
+        boxes: Boxes of each picture, None for one whose objects are unknown; or None if the set has no boxes.
     """
 
     is_test: bool

@@ -1,6 +1,6 @@
-"""Tiny ImageNet in its own layout, which torchvision has no class for.
+"""Reads Tiny ImageNet in its own layout, since torchvision has no class for it.
 
-Its `test` has no labels, so `val` is its test split. Boxes are given by their first and last column and row.
+Its `test` has no labels, so `val` is its test split. Its boxes are given by first and last column and row.
 """
 
 from pathlib import Path
@@ -10,11 +10,15 @@ from pipeline.data.sources.split_listing import Original, SplitListing
 
 
 def read_tiny_imagenet(root: Path, download: bool) -> list[SplitListing]:
-    """Its two labelled splits, with a box for each picture. download: cannot be done.
+    """Returns its two labelled splits, with a box for each picture.
+
+    Args:
+        root: Folder that holds tiny-imagenet-200.
+        download: Not used, since the set cannot be downloaded.
 
     Raises:
-        OSError: a file of names or boxes is missing.
-        ValueError: one has a line that cannot be read.
+        OSError: If a file of names or boxes is missing.
+        ValueError: If a line of these files cannot be read.
     """
     folder = root / "tiny-imagenet-200"
     ids = (folder / "wnids.txt").read_text().split()
@@ -36,12 +40,19 @@ def read_tiny_imagenet(root: Path, download: bool) -> list[SplitListing]:
 def _part(
     is_test: bool, rows: list[tuple[str, Original, tuple[Box, ...]]], classes: dict[Original, str]
 ) -> SplitListing:
+    """Returns a split.
+
+    Args:
+        is_test: Whether it is the test split.
+        rows: Path, label and boxes of each picture.
+        classes: Names by label.
+    """
     return SplitListing(is_test, [path for path, _, _ in rows], [label for _, label, _ in rows], classes,
                 boxes=[boxes for _, _, boxes in rows])  # fmt: skip
 
 
 def _boxes(path: Path) -> list[tuple[str, Box]]:
-    """Name and box of each line: tab-separated, the box its last four fields."""
+    """Returns name and box of each line: fields are separated by tabs, and the last four are the box."""
     found: list[tuple[str, Box]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, *_, left, top, right, bottom = line.split("\t") if line.count("\t") >= 4 else [""] * 5

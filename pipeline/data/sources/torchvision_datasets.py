@@ -1,6 +1,6 @@
-"""Named sets as torchvision's own classes read them: layouts, label files, downloads and checksums are theirs.
+"""Reads named sets with torchvision's own classes, which know layouts, label files, downloads and checksums.
 
-A reader takes the root, and whether torchvision may fetch what is missing there. It opens no picture file.
+A reader takes the root, and whether torchvision may download missing files. It opens no picture file.
 """
 
 import os
@@ -15,6 +15,7 @@ from pipeline.data.sources.split_listing import Original, SplitListing
 from pipeline.data.sources.tiny_imagenet import read_tiny_imagenet
 
 Reader = Callable[[Path, bool], list[SplitListing]]
+"""Function of the root and of whether missing files may be downloaded, which returns the splits."""
 
 
 def _datasets() -> Any:
@@ -69,7 +70,7 @@ def _oxford_pets(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("trainval", "test"):
         found = _datasets().OxfordIIITPet(root, split=split, target_types="segmentation", download=download)
-        # torchvision names the labels that occur in the split, in their order.
+        # torchvision lists the names of the labels that occur in the split, sorted by label.
         classes: dict[Original, str] = dict(zip(sorted(set(found._labels)), found.classes, strict=True))
         parts.append(
             SplitListing(split == "test", _paths(found._images), found._labels, classes, masks=_paths(found._segs))
@@ -96,7 +97,7 @@ def _dtd(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "val", "test"):
         found = _datasets().DTD(root, split=split, download=download)
-        # torchvision numbers the classes of each split by themselves; their names are the same in all.
+        # torchvision numbers the classes of each split separately; only their names are the same in all splits.
         names = [found.classes[label] for label in found._labels]
         parts.append(
             SplitListing(split == "test", _paths(found._image_files), names, {name: name for name in found.classes})
@@ -117,7 +118,9 @@ def _eurosat(root: Path, download: bool) -> list[SplitListing]:
 
 
 def _imagenet(root: Path, download: bool) -> list[SplitListing]:
-    """Labels are WordNet ids. torchvision unpacks the archives in the root where the folders are not there."""
+    """Returns the splits with WordNet ids as labels. If the folders are missing, torchvision unpacks the
+    archives in the root.
+    """
     parts = []
     for split in ("train", "val"):
         found = _datasets().ImageNet(root, split=split)
@@ -130,10 +133,10 @@ def _imagenet(root: Path, download: bool) -> list[SplitListing]:
 
 
 def _voc2012(root: Path, download: bool) -> list[SplitListing]:
-    """The images with segmentation, each of the class whose box in it is the largest."""
+    """Returns the images with segmentations; the class of an image is that of the largest box in it."""
     parts = []
     for split in ("train", "val"):
-        # Fetching is not looked for first by torchvision: what train has brought, val need not bring again.
+        # torchvision would download again without checking; one download has both splits.
         found = _datasets().VOCSegmentation(root, image_set=split, download=download and split == "train")
         folder = Path(found.root) / "VOCdevkit" / "VOC2012" / "Annotations"
         labels: list[Original] = [_largest_object(folder / f"{Path(path).stem}.xml") for path in found.images]
@@ -143,6 +146,11 @@ def _voc2012(root: Path, download: bool) -> list[SplitListing]:
 
 
 def _largest_object(annotation: Path) -> str:
+    """Returns the class of the largest box in an annotation file.
+
+    Raises:
+        ValueError: If there is no object, or one without name or box.
+    """
     areas: list[tuple[float, str]] = []
     for found in ElementTree.parse(annotation).iterfind("object"):
         left, top, right, bottom = (
@@ -175,4 +183,4 @@ READERS: dict[str, Reader] = {
     "voc2012": _voc2012,
     "tiny_imagenet": read_tiny_imagenet,
 }
-"""By the name in prepare.dataset."""
+"""Readers by the name in prepare.dataset."""

@@ -1,1 +1,1 @@
-"""The split: which image is in train, val or test, with groups kept together and duplicates found."""
+"""The split into train, val and test, with groups left whole and duplicates found."""

@@ -1,4 +1,4 @@
-"""Draws the role of each image: class by class, or group by group where images belong together."""
+"""Assigns a role to each image at random: class by class, or group by group if images belong together."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,29 +11,41 @@ from pipeline.data.splits.groups import WHERE, Groups
 from pipeline.errors import UserError
 
 Ids = NDArray[np.int64]
+"""Row numbers of the prepared arrays."""
 Roles = NDArray[np.int8]
+"""Positions in `ROLES`, by image."""
 
 ROLES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 
 
 def fraction_to_count(fraction: float, count: int, *, leave: int) -> int:
-    """A share of some images: at least one of them, and so many left."""
+    """Returns the number of images in a share: at least one, and leaving at least `leave` of them.
+
+    Args:
+        fraction: The share, in 0 .. 1.
+        count: Number of images in all.
+        leave: Number of images that stay outside of the share; it has priority.
+    """
     return min(max(1, round(fraction * count)), count - leave)
 
 
 def find_class(label: int, classes: Sequence[str] | None) -> str:
-    """A class as messages have it."""
+    """Returns the name of a class, or its label if there are no names."""
     return str(label) if classes is None else classes[label]
 
 
 def draw_images(
     orders: Mapping[int, Ids], shares: Mapping[str, float], own_test: NDArray[np.bool_] | None, count: int
 ) -> Roles:
-    """Roles (count,) of single images: the first of each class's order are test, then val, then train.
+    """Returns the roles of images without groups, (count,): in each class's order the first are test, then val,
+    then train.
 
-    orders: each class's ids in random order. shares: of all for test, of the rest for val. own_test: (count,) bool:
-    test beforehand.
+    Args:
+        orders: Ids of each class in random order, by label.
+        shares: Share of all images for "test", and of the remaining ones for "val".
+        own_test: Membership in the set's own test split, (count,) bool; None: test is drawn.
+        count: Number of images.
     """
     roles = np.full(count, TRAIN, dtype=np.int8)
     for order in orders.values():
@@ -55,15 +67,24 @@ def draw_groups(
     seed: int,
     classes: Sequence[str] | None = None,
 ) -> Roles:
-    """Roles (N,) of images whose groups stay whole, with each class in every role.
+    """Returns the roles of images whose groups stay whole, (N,), with each class in every role.
 
-    First every class gets one group into each role, the class of fewest groups first, the group nearest in size to what
-    the role is to have. Then the groups that are left go, large ones first, where the squared distance to the
-    shares, summed over roles and classes and relative to the class, becomes least. Order and ties come from the seed.
+    First, every class gets one group into each role. Classes with the fewest groups come first, and the group
+    whose size is nearest to the wanted number is taken. Then the remaining groups are assigned, large ones
+    first. Each goes to the role that minimises the squared distance to the wanted numbers, summed over roles
+    and classes and relative to the class size. Order and ties follow from the seed.
+
+    Args:
+        labels: (N,).
+        groups: Group of each image.
+        shares: Share of all images for "test", and of the remaining ones for "val".
+        own_test: Membership in the set's own test split, (N,) bool; None: test is drawn.
+        seed: Seed of the order of groups.
+        classes: Names by label, for messages; None: labels are shown.
 
     Raises:
-        UserError: a group with images inside and outside own_test; a class with too few groups, or whose groups cannot
-            be in every role because they share them with other classes.
+        UserError: If a group has images inside and outside of own_test, a class has too few groups, or its
+            groups cannot be in every role because they share them with other classes.
     """
     free = np.arange(len(labels)) if own_test is None else np.flatnonzero(~own_test)
     if own_test is not None:
@@ -92,23 +113,29 @@ def draw_groups(
 
 
 def component_numbers(first: Ids, second: Ids, count: int) -> Ids:
-    """A number (count,) for every node, the same for those that edges from first (E,) to second (E,) connect."""
+    """Returns the number of each node's connected component, (count,).
+
+    Args:
+        first: Node at one end of each edge, (E,).
+        second: Node at the other end, (E,).
+        count: Number of nodes.
+    """
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     numbers: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
     return numbers
 
 
 def union_clusters(one: Ids, other: Ids) -> Ids:
-    """Clusters (N,) of what is connected by equal numbers in one (N,) or in the other (N,)."""
+    """Returns clusters (N,) of images that are connected by equal numbers in one (N,) or the other (N,)."""
     offset = int(one.max(initial=-1)) + 1
     _, other = np.unique(other, return_inverse=True)
     size = offset + int(other.max(initial=-1)) + 1
-    # A node a number, an edge an image.
+    # Nodes are the numbers of both; each image is an edge.
     return component_numbers(one, offset + other, size)[one]
 
 
 def move_duplicates_to_train(roles: Roles, clusters: Ids) -> Roles:
-    """Roles (N,) after every cluster (N,) that was in several roles has gone into train as a whole."""
+    """Returns the roles (N,) after moving every cluster (N,) that was in several roles to train as a whole."""
     lowest, highest = (np.full(clusters.max() + 1, start, dtype=np.int8) for start in (TEST, TRAIN))
     np.minimum.at(lowest, clusters, roles)
     np.maximum.at(highest, clusters, roles)
@@ -116,21 +143,32 @@ def move_duplicates_to_train(roles: Roles, clusters: Ids) -> Roles:
 
 
 class Assignment:
-    """Groups on their way into roles, or into folds. counts: (G, C), images of a group in a class. wanted: (R, C), how
-    many images of each class the roles are to have.
+    """Assignment of groups to roles, or to folds.
+
+    Args:
+        counts: Images of each group in each class, (G, C).
+        wanted: Images of each class that each role is to have, (R, C).
+        seed: Seed of the order of groups.
+
+    Attributes:
+        role: Role of each group, (G,); -1 before it is assigned.
     """
 
     def __init__(self, counts: csr_array, wanted: NDArray[np.float64], seed: int) -> None:
         self._counts, self._by_class, self._wanted = counts, counts.tocsc(), wanted
         self._scale = 1.0 / np.maximum(wanted.sum(axis=0), 1.0) ** 2
         self._have = np.zeros_like(wanted)
-        # Their place in a random order, by which ties are broken.
+        # The groups' places in a random order, which breaks ties.
         self._place = np.random.default_rng([seed, 0x6721]).permutation(counts.shape[0])
         self.role = np.full(counts.shape[0], -1, dtype=np.int8)
         """The role of each group (G,), by its number; -1 where it has none yet."""
 
     def cover(self, label: int, role: int) -> bool:
-        """See to it that a class is in a role. False: none of its groups is left for that."""
+        """Makes sure that a class is in a role, and returns whether this was possible.
+
+        Returns:
+            False if none of the class's groups is left for it.
+        """
         if self._have[role, label]:
             return True
         column = slice(self._by_class.indptr[label], self._by_class.indptr[label + 1])
@@ -144,7 +182,7 @@ class Assignment:
         return True
 
     def rest(self, used: Sequence[int]) -> None:
-        """Assign every group that is left."""
+        """Assigns every remaining group to one of the roles in `used`."""
         sizes = np.asarray(self._counts.sum(axis=1)).ravel()
         for group in np.lexsort((self._place, -sizes)):
             if self.role[group] >= 0:
@@ -164,7 +202,14 @@ class Assignment:
 def _wanted(
     labels: NDArray[np.int64], classes: int, shares: Mapping[str, float], own_test: bool
 ) -> NDArray[np.float64]:
-    """How many images (3, C) of each class the roles are to have, as exactly as groups will never allow."""
+    """Returns how many images of each class each role is to have, (3, C), as fractional numbers.
+
+    Args:
+        labels: (N,).
+        classes: Number of classes.
+        shares: Share of all images for "test", and of the remaining ones for "val".
+        own_test: Whether the set has its own test split, which is not among the labels.
+    """
     of_class = np.bincount(labels, minlength=classes).astype(np.float64)
     wanted = np.zeros((len(ROLES), classes))
     wanted[TEST] = 0.0 if own_test else shares["test"] * of_class
@@ -174,6 +219,7 @@ def _wanted(
 
 
 def _check_own_test_whole(groups: Groups, own_test: NDArray[np.bool_]) -> None:
+    """Checks that no group has images both inside and outside of the set's own test split."""
     both = np.intersect1d(groups.group_ids[own_test], groups.group_ids[~own_test])
     if len(both):
         listed = ", ".join(groups.named(int(group)) for group in both[:5]) + (", ..." if len(both) > 5 else "")
@@ -192,6 +238,17 @@ def _too_few(
     used: Sequence[int],
     classes: Sequence[str] | None,
 ) -> str:
+    """Returns the message about a class with too few groups.
+
+    Args:
+        label: The class.
+        size: Number of its groups.
+        labels: Labels of the images to divide, (n,).
+        groups: Group of each image of the set.
+        free: Ids of the images to divide, (n,).
+        used: Roles that are assigned.
+        classes: Names by label; None: labels are shown.
+    """
     listed = ", ".join(groups.named(int(group)) for group in np.unique(groups.group_ids[free[labels == label]]))
     has = f"{size} group{'s' * (size != 1)}"
     uses = "train, val and test" if TEST in used else "train and val"

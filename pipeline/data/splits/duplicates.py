@@ -1,8 +1,9 @@
-"""Pictures that are in a set more than once: byte for byte, or so much alike that hardly a person would tell.
+"""Finds pictures that are in a set more than once: identical, or so similar that a person would hardly tell them
+apart.
 
-Copies are found on the prepared arrays, since that is what a network sees. Near copies have perceptual hashes (the
-`phash` of imagehash: 64 signs of low frequencies) that differ in few bits. Scaled, recompressed and slightly recoloured
-copies have; mirrored, turned and cropped ones do not.
+Copies are searched in the prepared arrays, since they are the input of the network. Near copies have
+perceptual hashes (the `phash` of imagehash: 64 signs of low frequencies) that differ in few bits. This finds
+scaled, recompressed and slightly recoloured copies, but not mirrored, turned or cropped ones.
 """
 
 import hashlib
@@ -17,11 +18,13 @@ from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.splits.assignment import component_numbers
 
 BITS = 64
+"""Bits of a perceptual hash."""
 SMALLEST_SIDE = 32
-"""Side in pixels from which perceptual hashes say something; it is what they shrink pictures to."""
+"""Smallest side in pixels for which perceptual hashes are meaningful: imagehash reduces pictures to this size."""
 PLAIN = 8
-"""A picture whose grey levels differ by no more than this has no structure to hash."""
+"""A picture whose grey levels differ by no more than this has too little structure for a hash."""
 _REDUCED = 64
+"""Side in pixels to which large pictures are about reduced before hashing."""
 
 Ids = NDArray[np.int64]
 
@@ -30,41 +33,57 @@ Ids = NDArray[np.int64]
 class Duplicates:
     """Pairs of rows that are copies of each other, (P, 2) int64 each, the smaller row first.
 
-    exact: enough pairs to connect all rows of the same content. near: enough to connect the rows whose hashes are no
-    further apart than was asked, directly or over others; none of the exact ones.
+    Attributes:
+        exact: Enough pairs to connect all rows of the same content.
+        near: Enough pairs to connect all rows whose hashes are within the given distance, directly or through
+            other rows. No exact pair is among them.
     """
 
     exact: Ids
     near: Ids
 
     def clusters(self, count: int, *, near: bool = True) -> Ids:
-        """A number (count,) for every row, the same for those that are connected."""
+        """Returns a number for every row, (count,), which is the same for rows that are connected.
+
+        Args:
+            count: Number of rows.
+            near: Whether near copies count, too.
+        """
         pairs = np.concatenate([self.exact, self.near]) if near else self.exact
         return component_numbers(pairs[:, 0], pairs[:, 1], count)
 
 
 def find_duplicates(images: ImageRows, distance: int) -> Duplicates:
-    """Copies among images (N, H, W, C) uint8.
+    """Returns the copies among images.
 
-    distance: bits, of 64, in which the hashes of near copies may differ; 0: exact copies alone. Pictures smaller than
-    `SMALLEST_SIDE` are compared exactly alone: that little is alike by nature.
+    Pictures smaller than `SMALLEST_SIDE` are only compared exactly, since pictures of few pixels are always
+    similar.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        distance: Bits, of 64, in which the hashes of near copies may differ; 0: exact copies only.
     """
     exact = _exact(images)
     if not can_be_near(images, distance):
         return Duplicates(exact, np.zeros((0, 2), dtype=np.int64))
-    # One row of each content is enough, and the fewer are hashed the better.
+    # Hashing is slow, and one row of each content is enough.
     rows = np.setdiff1d(np.arange(len(images)), exact[:, 1])
     hashes, known = perceptual_hashes(images, rows)
     return Duplicates(exact, rows[known][near_pairs(hashes[known], distance)])
 
 
 def can_be_near(images: ImageRows, distance: int) -> bool:
-    """Whether near copies among images (N, H, W, C) are looked for at this distance."""
+    """Returns whether near copies are searched among these images at this distance.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        distance: Bits in which the hashes of near copies may differ.
+    """
     return distance > 0 and min(images.shape[1:3]) >= SMALLEST_SIDE
 
 
 def _exact(images: ImageRows) -> Ids:
-    """Pairs of the first row of a content and each further one."""
+    """Returns pairs of the first row with some content and each later row with the same content, (P, 2)."""
     first: dict[bytes, int] = {}
     pairs = []
     for row in range(len(images)):
@@ -75,7 +94,15 @@ def _exact(images: ImageRows) -> Ids:
 
 
 def perceptual_hashes(images: ImageRows, rows: Ids) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Hashes (n,) uint64 of the images at rows (n,), and which of them (n,) bool have structure enough for one."""
+    """Returns perceptual hashes of images.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        rows: Rows to hash, (n,).
+
+    Returns:
+        Hashes (n,) uint64, and which of them are valid (n,) bool: plain pictures have no hash.
+    """
     bits, known = np.zeros((len(rows), BITS), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
     for index, row in enumerate(rows):
         image = images[row]
@@ -83,7 +110,7 @@ def perceptual_hashes(images: ImageRows, rows: Ids) -> tuple[NDArray[np.uint64],
         low, high = np.asarray(picture.getextrema(), dtype=np.float64)
         known[index] = high - low > PLAIN
         if known[index]:
-            # phash shrinks by itself, but takes long over large pictures.
+            # phash reduces pictures itself, but slowly if they are large.
             factor = min(picture.size) // _REDUCED
             hashed = imagehash.phash(picture.reduce(factor) if factor > 1 else picture)
             bits[index] = hashed.hash.ravel()
@@ -91,15 +118,20 @@ def perceptual_hashes(images: ImageRows, rows: Ids) -> tuple[NDArray[np.uint64],
 
 
 def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Ids:
-    """Pairs (P, 2) of indices that connect all hashes (n,) that differ in at most `distance` bits.
+    """Returns pairs (P, 2) of indices that connect all hashes which differ in at most `distance` bits.
 
-    The bits are dealt out to distance + 1 bands. Hashes that differ in no more bits than that agree in a whole band, so
-    that only those that do have to be compared, and not all with all.
+    The bits are divided into distance + 1 bands. Two hashes that differ in at most `distance` bits are equal
+    in at least one whole band. So only hashes with an equal band are compared, and not all pairs.
+
+    Args:
+        hashes: (n,).
+        distance: Largest number of bits in which two hashes may differ.
     """
     codes, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     found = [_repeats(first, inverse)]
     for band in range(distance + 1):
-        # Every (distance + 1)-th bit: neighbouring bits are alike in many pictures, and would make crowded bands.
+        # A band takes every (distance + 1)-th bit. Neighbouring bits are equal in many pictures, so a band of these would
+        # have many equal hashes.
         chosen = sum(1 << bit for bit in range(band, BITS, distance + 1))
         keys = codes & np.uint64(chosen)
         order = np.argsort(keys, kind="stable")
@@ -115,6 +147,7 @@ def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Ids:
 
 
 def _repeats(first: Ids, inverse: Ids) -> Ids:
+    """Returns pairs (P, 2) of the first index with some hash and each later index with the same hash."""
     rows = np.arange(len(inverse))
     again = rows[first[inverse] != rows]
     return np.stack([first[inverse[again]], again], axis=1)

@@ -1,10 +1,11 @@
-"""Folds of an outer cross-validation: every image is a test image once, of networks that have not seen it.
+"""Folds of an outer cross-validation: every image is a test image once, for networks that were not trained on it.
 
-Each fold is a split of its own: its test ids are the fold, and the images of all other folds are divided into train and
-val. Beside the folds stands the split of all images, by which the network is made that is registered; its test ids are
-those that were kept apart from everything (the holdout), mostly none.
+Each fold is a split of its own. Its test ids are the fold, and the images of all other folds are divided into
+train and val. Beside the folds there is a split of all images, from which the network to be registered is
+trained. Its test ids are the holdout, which no fold and no training uses; usually it is empty.
 
-Folds are stratified. Groups are in one fold as a whole, and so are copies of an image: in a fold's train and val, too.
+Folds are stratified. A group is in one fold as a whole, and so are all copies of an image. They also stay
+together in a fold's train and val.
 """
 
 from collections.abc import Sequence
@@ -34,21 +35,24 @@ def make_folds(
     groups: Groups | None = None,
     copies: Ids | None = None,
 ) -> Split:
-    """The split of all images, with so many folds.
+    """Returns the split of all images, with one fold per fold seed.
 
     Args:
         labels: (N,) int.
-        seed: Of the draws of the holdout, the folds, and train and val of all images.
-        fold_seeds: Of the draws inside each fold; there are so many folds, two at least.
-        holdout: Share of all images that is kept apart from all folds and from training; 0: none.
-        val_fraction: As of `make_split`, of the images that a split trains on or validates with.
-        train_fraction: As of `make_split`.
-        classes: Names by label, for messages.
-        groups: Images that belong together.
-        copies: (N,) int, equal for images that are copies of each other, which belong together too.
+        seed: Seed for drawing the holdout, the folds, and train and val of all images.
+        fold_seeds: Seed for drawing train and val of each fold. Their number is the number of folds, at least
+            two.
+        holdout: Share of all images that no fold and no training uses; 0: none.
+        val_fraction: As for `make_split`: share of the images outside of test.
+        train_fraction: As for `make_split`.
+        classes: Names by label, for messages; None: labels are shown.
+        groups: Images that belong together; None: images are single.
+        copies: Equal for images that are copies of each other, which belong together, too, (N,) int; None:
+            not considered.
 
     Raises:
-        UserError: a class with too few images, or groups, to be in every fold and in train and val of every fold.
+        UserError: If a class has too few images, or groups, to be in every fold and in train and val of every
+            fold.
     """
     count = len(fold_seeds)
     together = groups if copies is None else _with_copies(groups, copies)
@@ -59,7 +63,7 @@ def make_folds(
         return make_split(
             labels,
             val_fraction=val_fraction,
-            test_fraction=holdout,  # which is looked at where there is no test role yet
+            test_fraction=holdout,  # only used if own_test is None
             train_fraction=train_fraction,
             own_test=own_test,
             seed=own_seed,
@@ -88,19 +92,35 @@ def make_folds(
 
 
 def fold_numbers(split: Split) -> NDArray[np.int64]:
-    """The fold of every image that is in one, in the order of `fold_ids`; folds are counted from 0."""
+    """Returns the fold of every image that is in one, from 0, in the order of `fold_ids`.
+
+    Args:
+        split: A split with folds.
+    """
     ids = np.concatenate([fold.test for fold in split.folds])
     numbers = np.repeat(np.arange(len(split.folds)), [len(fold.test) for fold in split.folds])
     return np.asarray(numbers[np.argsort(ids)], dtype=np.int64)
 
 
 def fold_ids(split: Split) -> Ids:
-    """The ids that are a test image of a fold, ascending."""
+    """Returns the ids that are a test image of a fold, ascending.
+
+    Args:
+        split: A split with folds.
+    """
     return np.sort(np.concatenate([fold.test for fold in split.folds]))
 
 
 def _deal_images(labels: NDArray[np.int64], count: int, seed: int) -> Ids:
-    """Folds (n,) of single images: class by class they are dealt out, each beginning where the last one ended."""
+    """Returns the folds of images without groups, (n,).
+
+    Each class is dealt out in turn to the folds, starting after the fold at which the previous class ended.
+
+    Args:
+        labels: (n,).
+        count: Number of folds.
+        seed: Seed of the order.
+    """
     number = np.empty(len(labels), np.int64)
     dealt = 0
     for label in np.unique(labels):
@@ -113,7 +133,19 @@ def _deal_images(labels: NDArray[np.int64], count: int, seed: int) -> Ids:
 def _deal_groups(
     labels: NDArray[np.int64], group_ids: Ids, count: int, seed: int, classes: Sequence[str] | None
 ) -> Ids:
-    """Folds (n,) of images whose groups stay whole: first a group of each class for each fold, then the large ones."""
+    """Returns the folds of images whose groups stay whole, (n,): first a group of each class to each fold, then
+    the others.
+
+    Args:
+        labels: (n,).
+        group_ids: Group of each image, (n,).
+        count: Number of folds.
+        seed: Seed of the order.
+        classes: Names by label, for messages; None: labels are shown.
+
+    Raises:
+        UserError: If a class cannot be in every fold.
+    """
     _, of = np.unique(group_ids, return_inverse=True)
     counts = csr_array(coo_array((np.ones(len(labels), np.int64), (of, labels))))
     wanted = np.tile(np.bincount(labels, minlength=counts.shape[1]) / count, (count, 1))
@@ -132,7 +164,7 @@ def _deal_groups(
 
 
 def _with_copies(groups: Groups | None, copies: Ids) -> Groups | None:
-    """Groups with the copies of their images, and copies of images on their own; None if nothing stays together."""
+    """Returns groups in which copies of an image are together, too; None if no images belong together."""
     clusters = copies if groups is None else union_clusters(copies, groups.group_ids)
     _, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     if groups is None and sizes.max() == 1:
@@ -158,14 +190,23 @@ def _check_counts(
     *,
     outside: str = "",
 ) -> None:
-    """Refuse more folds than the rarest class can be in, with two of its images left to train and to validate on.
+    """Checks that the rarest class can be in every fold, and leave two of its images for train and val.
 
-    units: (n,), equal for images that stay together.
+    Args:
+        labels: (n,).
+        units: Equal for images that stay together, (n,).
+        count: Number of folds.
+        classes: Names by label; None: labels are shown.
+        groups: None if every image is a unit of its own.
+        outside: Text that says to which images the counts refer.
+
+    Raises:
+        UserError: If it cannot.
     """
     sizes = {int(label): len(np.unique(units[labels == label])) for label in np.unique(labels)}
     rarest = min(sizes, key=lambda label: sizes[label])
     size = sizes[rarest]
-    # The largest share of a class that a fold gets, where all are of one size.
+    # The class's largest fold has ceil(size / count) units if all units are equally large.
     if size >= count and size - -(-size // count) >= 2:
         return
     what = "image" if groups is None else "group"

@@ -1,6 +1,6 @@
-"""Pictures that belong together, such as the photos of one animal, and must therefore be in one role.
+"""Groups of pictures that belong together, such as photos of one animal, and must therefore have the same role.
 
-Said by a regular expression on the pictures' file names, or by a file that names each picture's group.
+Groups are given by a regular expression on the pictures' file names, or by a file with each picture's group.
 """
 
 import json
@@ -23,10 +23,13 @@ TABLES = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Groups:
-    """Which group each image is in.
+    """Group of each image.
 
-    group_ids: (N,) int64, the group's number; images that are on their own have numbers from len(names) on. names: of
-    the groups that were named, by number. unused: entries of the file that no image has.
+    Attributes:
+        group_ids: Number of each image's group, (N,) int64. Images without a group have numbers from
+            len(names) on.
+        names: Names of the groups, by number.
+        unused: Entries of the file that match no image.
     """
 
     group_ids: NDArray[np.int64]
@@ -34,21 +37,29 @@ class Groups:
     unused: tuple[str, ...] = ()
 
     def named(self, group: int) -> str:
+        """Returns the name of a group for messages."""
         return (
             quote_name(self.names[group]) if group < len(self.names) else f"image {group - len(self.names)}, on its own"
         )
 
 
 def is_table(group_by: str) -> bool:
-    """Whether `split.group_by` names a file, and is no regular expression."""
+    """Returns whether `split.group_by` names a file instead of a regular expression.
+
+    Args:
+        group_by: The parameter's value.
+    """
     return group_by.lower().endswith(TABLES)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of `split.group_by`.
+    """Returns the compiled regular expression of `split.group_by`.
+
+    Args:
+        pattern: The parameter's value.
 
     Raises:
-        UserError: it is none, or has no group.
+        UserError: If it is no regular expression, or has no capturing group.
     """
     try:
         compiled = re.compile(pattern)
@@ -63,13 +74,16 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def groups_by_pattern(pattern: str, files: Sequence[str]) -> Groups:
-    """Groups by the first group of a regular expression that is searched in each image's file name.
+    """Returns groups by the first capturing group of a regular expression that is searched in each file name.
 
-    files: names by row, as in files.json. Where the pattern matches without its first group, or with an empty one, the
-    image is on its own.
+    If the pattern matches without this capturing group, or with an empty one, the image has no group.
+
+    Args:
+        pattern: The regular expression.
+        files: File names by row, as in files.json.
 
     Raises:
-        UserError: no pattern, or images in whose names it is not found.
+        UserError: If it is no regular expression, or is not found in some names.
     """
     compiled = compile_pattern(pattern)
     found = [compiled.search(name) for name in files]
@@ -85,13 +99,18 @@ def groups_by_pattern(pattern: str, files: Sequence[str]) -> Groups:
 
 
 def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Groups:
-    """Groups by a file: .csv with the columns path and group, or .json with an object of groups by path.
+    """Returns groups from a file: .csv with the columns path and group, or .json with an object of groups by path.
 
-    files: names by row, as in files.json. An empty group, or null, leaves the image on its own. shown_as: how the user
-    named the file.
+    An image with an empty group, or null, has no group.
+
+    Args:
+        path: The file.
+        files: File names by row, as in files.json.
+        shown_as: The file as the user named it.
 
     Raises:
-        UserError: no such file, not of that form, a path named for two groups, or images that it does not name.
+        UserError: If the file is missing or malformed, a path is in two groups, or images are missing from
+            it.
     """
     table = read_table(path, shown_as=shown_as)
     meant = Names(table)
@@ -110,10 +129,14 @@ def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Gro
 
 
 def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
-    """Groups by path, as a .csv or .json file has them.
+    """Returns groups by path from a .csv or .json file.
+
+    Args:
+        path: The file.
+        shown_as: The file as the user named it.
 
     Raises:
-        UserError: as `groups_from_table`, but for the images that are not in it.
+        UserError: If the file is missing, malformed or empty, or a path is in two groups.
     """
     where = f"{WHERE}: {quote_name(shown_as)}"
     read: Callable[[Path], Iterable[tuple[str, str | None]]] = (
@@ -142,7 +165,7 @@ def _csv_rows(path: Path) -> Iterable[tuple[str, str | None]]:
 
 
 def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
-    # As pairs, because a dict would keep the last of a path's groups without a word.
+    # Read as pairs, because a dict would silently store only the last of a path's groups.
     content = json.loads(decode_text(read_user_file(path)), object_pairs_hook=lambda pairs: pairs)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
         raise ValueError("it must hold one object, of groups by path")
@@ -153,8 +176,8 @@ def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
 
 
 def _numbered(groups: Sequence[str | None]) -> Groups:
-    """Numbers for the groups, in the order of their names; images on their own get the ones after."""
-    spelled: dict[str, str] = {}  # of several spellings of one name, the first
+    """Returns numbered groups in the order of their names. Images without a group get the numbers after these."""
+    spelled: dict[str, str] = {}  # the first of several spellings of a name
     for group in sorted({normalize_name(group) for group in groups if group}):
         spelled.setdefault(class_key(group), group)
     names = tuple(sorted(spelled.values()))

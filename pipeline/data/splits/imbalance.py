@@ -5,18 +5,25 @@ from collections.abc import Sequence
 from pipeline.errors import quote_name
 
 IMBALANCE = 3.0
-"""A class is rare from so many times fewer images than the largest one has: of two classes, who always says the larger
-one is right three times of four by then, so that accuracy hardly tells whether the other is learnt."""
+"""A class is rare if the largest one has at least this many times more images.
+
+With two classes at this ratio, always predicting the larger one gives 75 % accuracy, which hardly shows
+whether the other class is learnt.
+"""
 
 SHOWN = 3
+"""Rare classes that the text names."""
 
 
 def describe_imbalance(classes: Sequence[str], counts: Sequence[int]) -> str | None:
-    """The largest class and the rare ones, rarest first, with their images and shares; None where no class is rare.
+    """Returns a text with the largest class and the rare ones, rarest first, with their images and shares.
 
     Args:
         classes: Names by label.
         counts: Images by label; a class without any is left out.
+
+    Returns:
+        The text, or None if no class is rare.
     """
     total, most = sum(counts), max(counts, default=0)
     rare = sorted((count, label) for label, count in enumerate(counts) if 0 < count <= most / IMBALANCE)
@@ -29,5 +36,12 @@ def describe_imbalance(classes: Sequence[str], counts: Sequence[int]) -> str | N
 
 
 def _size(count: int, total: int, noun: str = "") -> str:
+    """Returns a class's images and share as text.
+
+    Args:
+        count: Images of the class.
+        total: Images of all classes.
+        noun: Word after the number, with a blank.
+    """
     percent = 100 * count / total
     return f"{count:,} {noun}({percent:.1f} %)" if percent >= 1 else f"{count:,} {noun}({percent:.2g} %)"

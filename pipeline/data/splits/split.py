@@ -1,7 +1,8 @@
-"""Three roles that never mix: train and val for the search, test for `evaluate` alone. Ids only.
+"""The split into three disjoint roles, as image ids: train and val for the search, test for `evaluate` alone.
 
-A split is stratified and seeded. Retraining uses train and val together; nothing but `evaluate` reads test.
-`pipeline.data.splits.assignment` draws the roles, `pipeline.data.splits.folds` the folds, each a split of its own.
+A split is stratified and seeded. Retraining uses train and val together; only `evaluate` reads test.
+`pipeline.data.splits.assignment` draws the roles, and `pipeline.data.splits.folds` draws the folds, each of
+which is a split of its own.
 """
 
 import hashlib
@@ -34,10 +35,14 @@ __all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Ids (row numbers of the prepared arrays), ascending, by role.
+    """Ids (row numbers of the prepared arrays) by role, ascending.
 
-    folds: the splits of an outer cross-validation, whose test ids are together all ids but the test ids here; none
-    without one (`pipeline.data.splits.folds`).
+    Attributes:
+        train: Ids to train on.
+        val: Ids to validate with.
+        test: Ids for the evaluation.
+        folds: Splits of an outer cross-validation (`pipeline.data.splits.folds`), whose test ids together are
+            all ids except `test`. Empty without a cross-validation.
     """
 
     train: Ids
@@ -47,16 +52,16 @@ class Split:
 
     @property
     def split_hash(self) -> str:
-        """The hash of the roles, which says nothing of folds: each has its own."""
+        """Hash of the roles. It does not include the folds, each of which has its own hash."""
         return hashlib.sha256(json.dumps(self.ids_by_role(), sort_keys=True).encode()).hexdigest()
 
     @property
     def tested(self) -> list[Ids]:
-        """The ids of the test images that the verdict is of: of every fold, or without folds of the test role."""
+        """Test ids that the verdict is based on: those of every fold, or without folds those of the test role."""
         return [fold.test for fold in self.folds] or [self.test]
 
     def ids_by_role(self) -> dict[str, list[int]]:
-        """Ids as plain data."""
+        """Returns the ids as plain data."""
         return {role: getattr(self, role).tolist() for role in ROLES}
 
 
@@ -72,21 +77,30 @@ def make_split(
     groups: Groups | None = None,
     copies: Ids | None = None,
 ) -> Split:
-    """Divide ids class by class.
+    """Divides ids into roles, class by class.
 
-    labels: (N,) int. own_test: (N,) bool, the set's own test split; without one, test_fraction is the share of all
-    images for test. val_fraction: share of the rest for val. train_fraction: the share of train, and of val, that is
-    kept; for one seed, what a smaller share keeps in a role, a larger one keeps in the same role. All are rounded
-    within each class, and each class keeps at least one image in train, in val and, without own_test, in test.
-    classes: names by label, for messages.
+    Shares are rounded within each class. Each class has at least one image in train, in val and, without
+    own_test, in test.
 
-    groups: images of one group come into one role, as near to the shares as that allows. copies: (N,) int, equal for
-    images that are copies of each other; where the copies of one image are in several roles, all go into train, and the
-    rest of their groups with them.
+    Args:
+        labels: (N,) int.
+        val_fraction: Share of the images outside of test that is used for val.
+        test_fraction: Share of all images that is used for test; ignored with own_test.
+        seed: Seed of the draws.
+        train_fraction: Share of train, and of val, that is used. With the same seed, the images of a smaller
+            share are in the same roles with a larger share.
+        own_test: Membership in the set's own test split, (N,) bool; None: test is drawn.
+        classes: Names by label, for messages; None: labels are shown.
+        groups: Groups of images that get the same role, as near to the shares as that allows; None: images
+            are single.
+        copies: Equal for images that are copies of each other, (N,) int. If copies of an image are in several
+            roles, all of them move to train, together with the rest of their groups. None: copies are not
+            moved.
 
     Raises:
-        UserError: a class with too few images, or groups, to be in every role; test classes that train never has;
-            groups with images inside and outside own_test; a role left without a class when copies have moved.
+        UserError: If a class has too few images, or groups, to be in every role; if test has classes that
+            train does not have; if a group has images inside and outside of own_test; or if a role lacks a
+            class after copies have moved.
     """
     free = np.flatnonzero(~own_test) if own_test is not None else np.arange(len(labels))
     if own_test is not None:
@@ -124,6 +138,14 @@ def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | N
 
 
 def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] | None) -> None:
+    """Checks that a class has enough images for every role.
+
+    Args:
+        count: Images of the class outside of the set's own test split.
+        label: The class.
+        own_test: Whether the set has its own test split.
+        classes: Names by label; None: labels are shown.
+    """
     needed, uses = (2, "train and validate") if own_test else (3, "train, validate and test")
     if count < needed:
         where = " outside the test set" if own_test else ""
@@ -136,6 +158,14 @@ def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] 
 def _check_nothing_lost(
     labels: NDArray[np.int64], roles: NDArray[np.int8], own_test: bool, classes: Sequence[str] | None
 ) -> None:
+    """Checks that no role lacks a class after copies have moved.
+
+    Args:
+        labels: (N,).
+        roles: (N,).
+        own_test: Whether the set has its own test split, which need not have every class, but some image.
+        classes: Names by label; None: labels are shown.
+    """
     for role in (VAL, TEST):
         lost = np.setdiff1d(labels, labels[roles == role])
         if role == TEST and own_test:
@@ -149,7 +179,14 @@ def _check_nothing_lost(
 
 
 def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
-    """Write a split as JSON, with its folds, if it has some, and the hash of the data whose ids it names."""
+    """Writes a split with its folds as JSON.
+
+    Args:
+        split: The split.
+        path: The file.
+        data_hash: Hash of the data that the ids refer to, which is stored with them.
+        seed: Seed of the split, which is stored, too.
+    """
     content: dict[str, object] = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
     content |= split.ids_by_role()
     if split.folds:
@@ -158,10 +195,14 @@ def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
 
 
 def read_split(path: Path, *, data_hash: str) -> Split:
-    """Read a split and check that it was made of the data at hand.
+    """Reads a split, and checks that it belongs to the current data.
+
+    Args:
+        path: The file.
+        data_hash: Hash of the current data.
 
     Raises:
-        UserError: it is not there, broken, or names the ids of other data.
+        UserError: If the file is missing, malformed, or refers to other data.
     """
     try:
         content = json.loads(path.read_text())
@@ -182,7 +223,13 @@ def _from_ids(content: Mapping[str, Sequence[int]]) -> Split:
 
 
 def examples_by_class(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:
-    """`count` of the ids (or all), going round the classes, always the same ones for the same split."""
+    """Returns `count` of the ids, or all, taking one of each class in turn; always the same ones for the same split.
+
+    Args:
+        ids: Ids to choose from.
+        labels: Labels by id, (N,).
+        count: Largest number of ids.
+    """
     by_class: dict[int, list[int]] = {}
     for index in ids:
         by_class.setdefault(int(labels[index]), []).append(int(index))
