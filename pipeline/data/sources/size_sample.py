@@ -17,8 +17,8 @@ LOOKED_AT = 64
 def sample_sizes(config: SourceConfig, most: int = LOOKED_AT) -> list[Size]:
     """Returns (H, W) in pixels of some pictures, as stored in their files; none for a set that comes with a library.
 
-    The sample of a folder is spread over the set. That of an archive is its first pictures, since later ones
-    can only be reached by reading everything before them.
+    From a folder, pictures are taken at equal distances. From an archive, the first ones are taken, since
+    later ones can only be reached by reading everything before them.
 
     Args:
         config: The user's description of the source.

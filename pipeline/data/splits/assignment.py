@@ -161,7 +161,6 @@ class Assignment:
         # The groups' places in a random order, which breaks ties.
         self._place = np.random.default_rng([seed, 0x6721]).permutation(counts.shape[0])
         self.role = np.full(counts.shape[0], -1, dtype=np.int8)
-        """The role of each group (G,), by its number; -1 where it has none yet."""
 
     def cover(self, label: int, role: int) -> bool:
         """Makes sure that a class is in a role, and returns whether this was possible.

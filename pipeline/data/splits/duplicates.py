@@ -130,8 +130,8 @@ def near_pairs(hashes: NDArray[np.uint64], distance: int) -> Ids:
     codes, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     found = [_repeats(first, inverse)]
     for band in range(distance + 1):
-        # A band takes every (distance + 1)-th bit. Neighbouring bits are equal in many pictures, so a band of these would
-        # have many equal hashes.
+        # A band takes every (distance + 1)-th bit. Neighbouring bits are equal in many pictures, so a band of such
+        # bits would have many equal hashes.
         chosen = sum(1 << bit for bit in range(band, BITS, distance + 1))
         keys = codes & np.uint64(chosen)
         order = np.argsort(keys, kind="stable")
