@@ -52,7 +52,7 @@ def short_socket_path() -> str:
     raise UserError(
         f"TMPDIR: {usual}: no place for sockets: its path is too long ({len(os.fsencode(usual))} bytes, allowed: "
         f"{ROOM - OWN - BELOW_RAY}) or others may write there, and XDG_RUNTIME_DIR, /tmp, /var/tmp and /dev/shm cannot "
-        "be used in its stead. Set TMPDIR to a shorter one."
+        "be used instead. Set TMPDIR to a shorter one."
     )
 
 
@@ -94,7 +94,7 @@ def check_temporary() -> None:
     where = f"TMPDIR: {named}" if named else "the folder for temporary files"
     advice = "Set TMPDIR to a folder that exists and that you may write to" + (", or unset it." if named else ".")
     if named and not os.path.isabs(named):
-        raise UserError(f"{where}: is relative, so that it is another folder for every program. Give the whole path.")
+        raise UserError(f"{where}: is relative, so it means another folder for every program. Give the absolute path.")
     try:
         place = named or tempfile.gettempdir()
         with tempfile.TemporaryFile(dir=place, buffering=0) as file:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 NO_FILES = {
     stat.S_IFDIR: "a folder, where a file is needed",
-    stat.S_IFIFO: "a pipe, and no file",
-    stat.S_IFSOCK: "a socket, and no file",
-    stat.S_IFCHR: "a device, and no file",
-    stat.S_IFBLK: "a device, and no file",
+    stat.S_IFIFO: "a pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
 }
 """Descriptions of other things than files, by the type bits of their mode."""
 

@@ -208,7 +208,7 @@ def test_masks_that_are_cut_out_mean_what_is_not_transparent(mode: str) -> None:
     cut_out = Image.new("RGB", (4, 4), (90, 120, 30)).convert(mode)
     cut_out.putalpha(alpha)
     assert decode_mask(encoded(cut_out), 4)[0].tolist() == [[1, 1, 0, 0]] * 4
-    assert remarked(cut_out) == ["a mask of what is not transparent (a cut-out)"]
+    assert remarked(cut_out) == ["a mask made of the opaque part (a cut-out)"]
     opaque = Image.fromarray(np.array([[0, 0, 255, 255]] * 4, dtype=np.uint8)).convert(mode)
     assert decode_mask(encoded(opaque), 4)[0].tolist() == [[0, 0, 1, 1]] * 4
     opaque.putalpha(Image.fromarray(np.array([[255, 255, 255, 0]] * 4, dtype=np.uint8)))

@@ -32,7 +32,7 @@ def test_class_in_the_group_keeps_classes_apart() -> None:
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        (r"animal\d+_", r"animal\\d\+_: has no group. Put what names the group into parentheses"),
+        (r"animal\d+_", r"animal\\d\+_: has no group. Put the part that names the group into parentheses"),
         (r"(?:animal)_", "has no group"),
         (r"(\d+", "not a regular expression"),
         ("(a{99999999999})", "not a regular expression"),

@@ -232,7 +232,7 @@ def test_set_that_is_damaged_is_told_in_a_line(root: Path, monkeypatch: pytest.M
     MINIATURES["cifar10"](root, monkeypatch)
     put(root / "cifar-10-batches-py" / "data_batch_1", b"torn")
     with pytest.raises(
-        UserError, match=r"sets: CIFAR-10 is there, but cannot be read \(RuntimeError: .*corrupted.*Is it whole"
+        UserError, match=r"sets: CIFAR-10 is there, but cannot be read \(RuntimeError: .*corrupted.*Is it complete"
     ):
         preview_dataset(settings("cifar10", root))
 

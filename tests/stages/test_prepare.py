@@ -122,7 +122,7 @@ def test_truncated_archive_of_a_set_is_refused(workspace: Workspace, monkeypatch
     archive = pack(workspace.root / "made", workspace.root / "dtd.tar")
     archive.write_bytes(archive.read_bytes()[:9000])
     ask(workspace, dataset="dtd", root="dtd.tar")
-    with pytest.raises(UserError, match=r"dtd\.tar: cannot be read as an archive .*Is it whole"):
+    with pytest.raises(UserError, match=r"dtd\.tar: cannot be read as an archive .*Is it complete"):
         main(workspace)
 
 

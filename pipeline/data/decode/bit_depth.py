@@ -135,6 +135,6 @@ def _dark(bits: int, is_grey: bool, kind: str, entry: Mapping[str, Any]) -> str:
     own = f"set prepare.bit_depth in params.yaml to {bits}" if not is_grey else f"to {bits}"
     return (
         f"{entry['files']:,} {what.strip()} of {bits} bits ({', '.join(entry['first'])}): none has a value above "
-        f"{entry['highest']:,} of {2**bits - 1:,}, so that they would come out dark, or black. {fewer}; if they are as "
-        f"dark as that, {own}."
+        f"{entry['highest']:,} of {2**bits - 1:,}, so they would become dark or black. {fewer}; if they are "
+        f"really that dark, {own}."
     )

@@ -58,7 +58,7 @@ def decode_mask(
         if remarks is not None:
             remarks.extend(_remarks(found))
             if cut_out is not None:
-                remarks.append("a mask of what is not transparent (a cut-out)")
+                remarks.append("a mask made of the opaque part (a cut-out)")
             elif meaning == "object" and image.mode != "P" and _is_smooth(values):
                 remarks.append(SMOOTH)
         square = Image.fromarray(found).resize((side, side), Image.Resampling.NEAREST, box=central_square(image.size))

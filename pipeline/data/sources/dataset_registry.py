@@ -112,13 +112,13 @@ DATASETS: dict[str, DatasetInfo] = {
         "they are given out, ILSVRC2012_{img_train.tar, img_val.tar, devkit_t12.tar.gz}, which prepare unpacks",
         ("train", "val"),
         archives=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"),
-        get="image-net.org gives it to those who register",
+        get="available from image-net.org after registration",
     ),
     "imagenet100": DatasetInfo(
         "ImageNet-100, or other classes of prepare.class_list", 131_689, 100, 5_000, RESEARCH + ", on request",
         "as imagenet", ("train", "val"),
         archives=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"),
-        get="image-net.org gives it to those who register",
+        get="available from image-net.org after registration",
     ),
     "voc2012": DatasetInfo(
         "PASCAL VOC 2012 (segmentation)", 2_913, 20, 1_449, "Flickr's terms",

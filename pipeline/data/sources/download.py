@@ -130,7 +130,7 @@ def _describe_archives(config: SourceConfig, entry: DatasetInfo, error: Exceptio
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{where}: no space left for it. Free some and run the same command again."
     if isinstance(error, PermissionError):
-        return f"{where}: cannot be written there ({said}). Name a folder that can in prepare.root."
+        return f"{where}: cannot be written there ({said}). Name a writable folder in prepare.root."
     if isinstance(error, URLError | ConnectionError | TimeoutError):
         return (
             f"{where}: cannot be fetched from {entry.host} ({said}). Is this machine without a network? Then fetch it "

@@ -220,7 +220,9 @@ def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str
                 f"those of {_some(others)} there, or rename the folder to test if they are to be the test set."
             )
         if "test" in by_name and others:
-            raise UserError(f"{root}: has {_some(others)} beside train and test. Take out what is no class of either.")
+            raise UserError(
+                f"{root}: has {_some(others)} beside train and test. Move classes into these, and remove other folders."
+            )
         if "test" in by_name:
             for role in ("train", "test"):
                 if loose := tree.files(by_name[role]):
@@ -250,9 +252,9 @@ def _check_spellings(folders: list[str], root: str) -> None:
     if doubled := spelled_twice(format_names(_last(folder)) for folder in folders):
         some = "; ".join(" and ".join(repr(name) for name in group) for group in doubled[:3])
         raise UserError(
-            f"{root}: class folders whose names are one name but for letter case, an accent that is written in another "
-            f"way, or spaces and dots at the end: {some}. Put the pictures of each such class into one folder, or give "
-            "the folders names that differ."
+            f"{root}: class folders whose names differ only in letter case, in the encoding of accents, or in spaces "
+            f"and dots at the end: {some}. Put the pictures of each such class into one folder, or give the folders "
+            "names that differ more."
         )
 
 
@@ -266,7 +268,7 @@ def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], o
         root: The root as messages name it.
     """
     if len(classes) < 2:
-        raise UserError(f"{root}: has one class only ({_some(classes)}). There must be two or more to tell apart.")
+        raise UserError(f"{root}: has one class only ({_some(classes)}). At least two are needed.")
     trained = Counter(name for is_test, name, _ in rows if not is_test)
     needed, uses = (2, "train and validate on") if own_test else (3, "train, validate and test on")
     unseen = sorted({name for is_test, name, _ in rows if is_test} - set(trained))

@@ -128,7 +128,7 @@ def _read(config: SourceConfig, place: Path) -> list[SplitListing]:
         said = f"{type(error).__name__}: {format_names(str(error))}".replace("\n", " ")[:300]
         where = format_names(config.root_shown or str(config.root))
         raise UserError(
-            f"{where}: {known.title} is there, but cannot be read ({said}). Is it whole? Needed: {known.layout}"
+            f"{where}: {known.title} is there, but cannot be read ({said}). Is it complete? Needed: {known.layout}"
         ) from None
 
 
@@ -234,7 +234,7 @@ def _catalogue(config: SourceConfig, parts: list[SplitListing], folder: Path, li
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(
-            f"{where}: lists {format_names(twice)} more than once, in one split or in two. Is it the set itself?"
+            f"{where}: lists {format_names(twice)} more than once, in one split or in two. Is it the original set?"
         )
     masks: dict[str, int] = {}
     boxes: dict[int, tuple[Box, ...]] = {}

@@ -67,7 +67,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UserError(f"{WHERE}: {quote_name(pattern)}: not a regular expression ({error}).") from None
     if not compiled.groups:
         raise UserError(
-            f"{WHERE}: {quote_name(pattern)}: has no group. Put what names the group into parentheses, as in "
+            f"{WHERE}: {quote_name(pattern)}: has no group. Put the part that names the group into parentheses, as in "
             r"animal(\d+)_; or name a .csv or .json file."
         )
     return compiled

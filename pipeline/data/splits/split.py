@@ -173,8 +173,8 @@ def _check_nothing_lost(
         if len(lost):
             raise UserError(
                 f"params.yaml: split.duplicates: move: would leave no {ROLES[role]} images of class "
-                f"{find_class(int(lost[0]), classes)}: all of them have copies in another role, or belong with such. "
-                "Remove copies from the set, lower split.duplicate_distance, or set split.duplicates: report."
+                f"{find_class(int(lost[0]), classes)}: all of them have copies in another role, or are grouped with "
+                "copies. Remove copies from the set, lower split.duplicate_distance, or set split.duplicates: report."
             )
 
 
