@@ -25,7 +25,7 @@ def why_unreadable(path: str | Path) -> str | None:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:
         if os.path.islink(path) and error.errno == errno.ENOENT:
-            return "a broken link (its target does not exist)"
+            return "a link whose target does not exist"
         if error.errno == errno.ELOOP:
             return "a link that leads back to itself"
         return error.strerror or str(error)

@@ -16,7 +16,7 @@ from pipeline.files.user_files import read_user_file, why_unreadable
 from pipeline.models.weights import read_weights
 
 KINDS = {
-    "broken": "a broken link (its target does not exist)",
+    "broken": "a link whose target does not exist",
     "circle": "a link that leads back to itself",
     "pipe": "a pipe",
     "socket": "a socket",
