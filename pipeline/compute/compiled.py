@@ -16,8 +16,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
 def compile_kernel(function: Kernel) -> Kernel:
-    """Compiles a function with numba at its first call, without the global interpreter lock and with exact
-    arithmetic.
+    """Compiles a function with numba at its first call, without Python's global lock and with exact arithmetic.
 
     The functions that it calls must be in the same module: numba's cache does not notice a change elsewhere.
 

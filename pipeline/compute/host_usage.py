@@ -14,9 +14,7 @@ from typing import Any
 import psutil
 
 PROCESS_CPU = "system/process_cpu_utilization_percentage"
-"""Percentage of the cores assigned to the process, from the CPU time of its threads and of the children it has
-waited for.
-"""
+"""Percentage of the cores assigned to the process: CPU time of its threads and of children it has waited for."""
 PROCESS_MEMORY = "system/process_memory_usage_megabytes"
 """Resident memory of the process alone. Pages of mapped files count, though other processes may share them."""
 MACHINE_CPU = "system/cpu_utilization_percentage"

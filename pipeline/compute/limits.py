@@ -32,8 +32,7 @@ def visible_cpus() -> int:
 
 
 def usable_memory(root: Path = ROOT) -> int:
-    """Returns the bytes of memory that this process may use: the machine's, or its container's limit if that is
-    lower.
+    """Returns the bytes of memory that this process may use: the machine's, or its container's limit if lower.
 
     Args:
         root: Folder below which /proc and the control groups are found.

@@ -39,8 +39,9 @@ def short_folder() -> Iterator[Path]:
 
 
 def short_socket_path() -> str:
-    """Returns the usual folder for temporary files, or, if its path is too long for sockets, the first suitable
-    other one.
+    """Returns the usual folder for temporary files, or another one if its path is too long for sockets.
+
+    The first suitable folder of TMPDIR, XDG_RUNTIME_DIR, /tmp, /var/tmp and /dev/shm is returned.
 
     Raises:
         UserError: If no folder is suitable.
@@ -83,8 +84,9 @@ def set_socket_folder() -> None:
 
 
 def check_temporary() -> None:
-    """Raises an error if nothing can be written to TMPDIR: Python would silently use another folder, and other
-    programs fail.
+    """Checks that files can be written to TMPDIR.
+
+    If they cannot, Python silently uses another folder, and other programs fail.
 
     Raises:
         UserError: If TMPDIR is relative, missing, full or not writable, or there is no folder for temporary

@@ -22,8 +22,7 @@ MEMORY = {"memory_mb": PROCESS_MEMORY, "gpu_memory_mb": GPU_MEMORY}
 
 
 def summarise_usage(epochs: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
-    """Returns usage over several epochs, by the names of `SHARES` and `MEMORY`. Metrics that no epoch has are
-    left out.
+    """Returns usage over several epochs, by the names of `SHARES` and `MEMORY`, as far as the epochs have them.
 
     Args:
         epochs: Seconds of each epoch, and its usage by metric name (`pipeline.train.usage`).

@@ -1,5 +1,4 @@
-"""Comparison of names that look the same to a person: letter case, composed or decomposed accents, trailing
-spaces or dots.
+"""Comparison of names that differ only in letter case, in the encoding of accents, or in trailing spaces or dots.
 
 File systems treat these differently, so names can change when files are copied from one to another. An exact
 match always comes first. Another spelling is accepted only if it can mean one thing alone.

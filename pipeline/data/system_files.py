@@ -1,6 +1,4 @@
-"""Names of files and folders that operating systems and programs leave among pictures; they are never a class or
-a picture.
-"""
+"""Names of files and folders that operating systems and programs leave among pictures, and that are never read."""
 
 import re
 from collections import Counter

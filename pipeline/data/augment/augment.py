@@ -192,8 +192,7 @@ class EpochAugmenter:
         return pixels[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
     def _shifts(self, ids: NDArray[np.int64], sides: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns, for each place of the result, the row (B, H) and the column (B, W) of the image that is shown
-        there.
+        """Returns the row (B, H) and the column (B, W) of the image that is shown at each place of the result.
 
         Args:
             ids: Keys of the images (B,).

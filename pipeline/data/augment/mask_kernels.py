@@ -1,5 +1,4 @@
-"""Kernel that moves masks in the same way as their images, by the nearest pixel, on the CPU; importing it loads
-numba.
+"""Kernel that moves masks like their images, by the nearest pixel, on the CPU; importing it loads numba.
 
 Shapes: N masks of a set, B of a batch, H x W pixels.
 """

@@ -1,5 +1,4 @@
-"""Kernels of the operations of DeiT's recipe on uint8 pixels, one image at a time, on the CPU; importing them
-loads numba.
+"""Kernels of DeiT's recipe on uint8 pixels, one image at a time, on the CPU; importing them loads numba.
 
 They give the results of Pillow: its bicubic resampling with coefficients of 22 bits, its bicubic transforms
 in double precision, and its blends in single precision. Results are equal to the bit, unless the compiler

@@ -1,5 +1,4 @@
-"""Decodes picture files to square uint8 arrays. Needs only Pillow and numpy, so that worker processes import it
-quickly.
+"""Decodes picture files to square uint8 arrays, with Pillow and numpy only, so that workers import it quickly.
 
 A picture is turned by its EXIF orientation, composited on white if it is transparent, converted to RGB, cut
 to its central square, and resized with antialiasing. A mask is processed in the same way, but by the nearest
@@ -188,8 +187,8 @@ def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None, depth:
 
 
 def start_worker() -> None:
-    """Prepares a worker process: it ignores interruptions, which its parent handles, and ends when the parent
-    ends.
+    """Prepares a worker process, which ignores interruptions, since its parent handles them, and ends with its
+    parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:

@@ -1,6 +1,4 @@
-"""Masks of pictures, read from files of several kinds or drawn from boxes, and cut and resized like their
-pictures.
-"""
+"""Masks of pictures, read from files of several kinds or drawn from boxes, and resized like their pictures."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -94,9 +92,7 @@ def _remarks(found: NDArray[np.uint8]) -> list[str]:
 
 
 def _is_smooth(values: NDArray[np.integer]) -> bool:
-    """Returns whether values look like a mask of 0 and 255 with smoothed edges. Numbers of objects would begin
-    at 1.
-    """
+    """Returns whether values look like a mask of 0 and 255 with smoothed edges; numbers of objects begin at 1."""
     return bool((values == 255).any() and ((values >= 32) & (values < 255)).any())
 
 

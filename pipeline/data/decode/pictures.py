@@ -378,9 +378,8 @@ def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         if depth is not None and isinstance(clear := image.info.get("transparency"), tuple):
-            image.info["transparency"] = tuple(
-                value >> 8 for value in clear
-            )  # Pillow reduced the pixels in the same way
+            # Pillow reduced the pixels to their upper 8 bits.
+            image.info["transparency"] = tuple(value >> 8 for value in clear)
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")

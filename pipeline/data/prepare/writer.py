@@ -47,8 +47,9 @@ def write_prepared(
     skip_broken: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Writes a source in prepared form, and returns its manifest. `folder` does not change before the set is
-    complete.
+    """Writes a source in prepared form, and returns its manifest.
+
+    `folder` does not change before the set is complete.
 
     Args:
         source: The source.
@@ -250,7 +251,7 @@ def _misfits(source: ImageSource, place: Path, broken: list[UnreadableFile]) -> 
     Args:
         source: The source.
         place: Work folder.
-        broken: Files found to be broken so far.
+        broken: Not used.
     """
     if not source.has_masks:
         return []

@@ -61,9 +61,7 @@ def can_be_made(config: SourceConfig) -> bool:
 
 
 def _archives_there(entry: DatasetInfo, root: Path) -> dict[str, Path]:
-    """Returns the path of each archive; nothing unless all of them are in the root or where torchvision would
-    put them.
-    """
+    """Returns the path of each archive, or nothing unless all are in the root or where torchvision puts them."""
     found = {}
     for name in entry.archives:
         there = next((path for path in (root / name, root / Path(name).name) if path.is_file()), None)

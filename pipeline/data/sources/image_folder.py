@@ -254,7 +254,7 @@ def _check_spellings(folders: list[str], root: str) -> None:
         raise UserError(
             f"{root}: class folders whose names differ only in letter case, in the encoding of accents, or in spaces "
             f"and dots at the end: {some}. Put the pictures of each such class into one folder, or give the folders "
-            "names that differ more."
+            "clearly different names."
         )
 
 

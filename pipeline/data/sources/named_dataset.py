@@ -76,7 +76,7 @@ class NamedDataset:
 
 
 def locate_dataset(dataset: str, root: Path) -> Path | None:
-    """Returns the folder that has the markers of a named set: the root, its parent or a subfolder; None if none
+    """Returns the folder that has a named set's markers: the root, its parent or a subfolder, or None if none
     has them.
 
     Args:
@@ -301,7 +301,7 @@ def _files(
     Args:
         names: Names of the pictures.
         masks: Row by the mask's name.
-        folder: Folder of the set; not used.
+        folder: Not used.
         listing: Listing of the archive; None for a folder.
     """
     if listing is not None:
@@ -319,8 +319,7 @@ def _files(
 
 
 def _unlisted(names: tuple[str, ...], masks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
-    """Returns pictures beside those of the set that are in no split, and their masks, `MOST_UNLISTED` at most of
-    each.
+    """Returns pictures beside those of the set that are in no split, and their masks; `MOST_UNLISTED` each at most.
 
     Args:
         names: Names of the pictures.

@@ -1,4 +1,4 @@
-"""Reads named sets with torchvision's own classes, which know layouts, label files, downloads and checksums.
+"""Reads named sets with torchvision's own classes, which define layouts, label files, downloads and checksums.
 
 A reader takes the root, and whether torchvision may download missing files. It opens no picture file.
 """

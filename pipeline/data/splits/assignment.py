@@ -38,8 +38,7 @@ def find_class(label: int, classes: Sequence[str] | None) -> str:
 def draw_images(
     orders: Mapping[int, Ids], shares: Mapping[str, float], own_test: NDArray[np.bool_] | None, count: int
 ) -> Roles:
-    """Returns the roles of images without groups, (count,): in each class's order the first are test, then val,
-    then train.
+    """Returns the roles of images without groups, (count,): the first of each class are test, then val, then train.
 
     Args:
         orders: Ids of each class in random order, by label.

@@ -1,5 +1,4 @@
-"""Finds pictures that are in a set more than once: identical, or so similar that a person would hardly tell them
-apart.
+"""Finds pictures that are in a set more than once: identical, or so similar that a person hardly sees a difference.
 
 Copies are searched in the prepared arrays, since they are the input of the network. Near copies have
 perceptual hashes (the `phash` of imagehash: 64 signs of low frequencies) that differ in few bits. This finds

@@ -133,8 +133,9 @@ def _deal_images(labels: NDArray[np.int64], count: int, seed: int) -> Ids:
 def _deal_groups(
     labels: NDArray[np.int64], group_ids: Ids, count: int, seed: int, classes: Sequence[str] | None
 ) -> Ids:
-    """Returns the folds of images whose groups stay whole, (n,): first a group of each class to each fold, then
-    the others.
+    """Returns the folds of images whose groups stay whole, (n,).
+
+    First each class gets one group in every fold; then the other groups follow, large ones first.
 
     Args:
         labels: (n,).
