@@ -1,8 +1,8 @@
 """Contents of a folder or archive of pictures: names and sizes first, then the bytes of each file in turn.
 
 Nothing is extracted. Members of archives are read as streams, and their names serve only as identifiers. An
-archive is still rejected if extracting it could do harm, with the member's name in the message: names that
-lead out of the folder, links or devices do not belong into an archive of pictures.
+archive is still rejected if extracting it could do harm, and the message names the member. Names that lead
+out of the folder, links and devices have no place in an archive of pictures.
 """
 
 import gzip

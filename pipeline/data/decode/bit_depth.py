@@ -91,8 +91,8 @@ class BitDepths:
             given: prepare.bit_depth, which is returned if it is set. None: the depth follows from the files.
 
         Raises:
-            UserError: If there are several depths, or if the depth of some pictures is not declared and all
-                of their values are in the lower half of the range.
+            UserError: If there are several depths, or pictures of undeclared depth have all their values in
+                the lower half of the range.
         """
         if given is not None or not self.found:
             return given

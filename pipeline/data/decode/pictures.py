@@ -1,9 +1,9 @@
 """Conversion of one image for a registered model: an encoded file, its base64 text, or numbers become uint8 pixels.
 
 This file travels with every registered model, beside its program. It needs Pillow and numpy, and imports no
-other module of this project. `pipeline.data.decode.decode`, which makes the training images, uses the same
-functions: a picture is turned by its EXIF orientation, composited on white if it is transparent, converted to
-RGB, cut to its central square, and resized. Numbers are used unchanged.
+other module of this project. A picture is turned by its EXIF orientation, composited on white if it is
+transparent, converted to RGB, cut to its central square, and resized. `pipeline.data.decode.decode`, which
+makes the training images, uses the same functions. Numbers are used unchanged.
 """
 
 import base64

@@ -82,8 +82,8 @@ def draw_groups(
         classes: Names by label, for messages; None: labels are shown.
 
     Raises:
-        UserError: If a group has images inside and outside of own_test, a class has too few groups, or its
-            groups cannot be in every role because they share them with other classes.
+        UserError: If a group has images inside and outside of own_test, if a class has too few groups, or if
+            it cannot be in every role because it shares its groups with other classes.
     """
     free = np.arange(len(labels)) if own_test is None else np.flatnonzero(~own_test)
     if own_test is not None:
