@@ -96,7 +96,8 @@ class SplitParams(Section):
         min_length=1,
         max_length=1000,
         description="Groups of images that must have the same role: a regular expression whose first group is the "
-        "name, searched in each file's path; or a .csv (path,group) or .json file (docs/own-images/groups-and-copies.md).",
+        "name, searched in each file's path; or a .csv (path,group) or .json file "
+        "(docs/own-images/groups-and-copies.md).",
     )
     duplicates: Literal["report", "move", "refuse", "ignore"] = Field(
         "report",

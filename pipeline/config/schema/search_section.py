@@ -51,7 +51,8 @@ class SamplerParams(Section):
 class SchedulerParams(Section):
     name: Literal["asha", "asha_stopping", "hyperband", "median", "none"] = Field(
         "asha",
-        description="Rule by which unpromising trials are paused or stopped early; docs/searching/schedulers.md describes each.",
+        description="Rule by which unpromising trials are paused or stopped early; each is described in "
+        "docs/searching/schedulers.md.",
     )
     grace_period: int | None = Field(
         None,

@@ -93,7 +93,7 @@ class BlobWriter:
     def __exit__(self, *_: object) -> None:
         """Closes the files."""
         self._file.close()
-        self._index.__exit__(kind, error, trace)
+        self._index.__exit__()
 
     def write(self, rows: NDArray[np.int64], files: Sequence[bytes]) -> None:
         """Appends the files of rows (n,)."""
