@@ -96,72 +96,29 @@ class ImageFiles:
     def __init__(
         self, config: SourceConfig, catalogue: NamedDataset, workers: int, executor: Executor | None = None
     ) -> None:
-        self._dataset, self._root, self._side = config.dataset, catalogue.root, config.image_size
+        self._root, self._side, self._bit_depth = catalogue.root, config.image_size, config.bit_depth
         self._catalogue, self._workers, self._executor = catalogue, workers, executor
-        self._bit_depth = config.bit_depth
         row_of = {name: (row, False) for row, name in enumerate(catalogue.names)}
         row_of |= {name: (row, True) for name, row in catalogue.masks.items()}
         folders = {name.rpartition("/")[0] for name in catalogue.masks}
         row_of |= {name: (NO_ROW, name.rpartition("/")[0] in folders) for name in catalogue.unlisted}
         files = catalogue.files or tuple((name, 0) for name in catalogue.names)
         self._files = [(name, size, *row_of[name]) for name, size in files]
+        known, found = DATASETS.get(config.dataset), format_names(self._root.name)
+        self.name, self.steps = config.dataset, len(self._files)
+        self.origin = f"pictures in {found}" if known is None else f"{known.title}, as found in {found}"
+        self.licence = "not known: the user's own pictures" if known is None else known.licence
+        self.classes, self.labels, self.test = catalogue.classes, catalogue.labels, catalogue.test
+        self.names: tuple[str, ...] | None = tuple(format_names(name) for name in catalogue.names)
+        self.shape = self._side, self._side, 3
+        self.has_masks = bool(catalogue.masks) or catalogue.boxes is not None
         bytes_each = self._side**2 * (3 + self.has_masks)
-        self._encoded = config.array_limit is not None and bytes_each * len(catalogue.names) > config.array_limit
-
-    @property
-    def name(self) -> str:
-        return self._dataset
-
-    @property
-    def origin(self) -> str:
-        known = DATASETS.get(self._dataset)
-        found = format_names(self._root.name)
-        return f"pictures in {found}" if known is None else f"{known.title}, as found in {found}"
-
-    @property
-    def licence(self) -> str:
-        known = DATASETS.get(self._dataset)
-        return "not known: the user's own pictures" if known is None else known.licence
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._catalogue.classes
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self._catalogue.labels
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self._side, self._side, 3
-
-    @property
-    def test(self) -> NDArray[np.bool_] | None:
-        return self._catalogue.test
-
-    @property
-    def has_masks(self) -> bool:
-        return bool(self._catalogue.masks) or self._catalogue.boxes is not None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(format_names(name) for name in self._catalogue.names)
-
-    @property
-    def steps(self) -> int:
-        return len(self._files)
-
-    @property
-    def identity(self) -> str:
+        self.encoded = config.array_limit is not None and bytes_each * len(catalogue.names) > config.array_limit
         depth = "" if self._bit_depth is None else f" {self._bit_depth} bits"
-        return f"{self._catalogue.identity} {'encoded' if self.encoded else 'arrays'}{depth}"
+        self.identity = f"{catalogue.identity} {'encoded' if self.encoded else 'arrays'}{depth}"
+        self.details = self._details()
 
-    @property
-    def encoded(self) -> bool:
-        return self._encoded
-
-    @property
-    def details(self) -> Details:
+    def _details(self) -> Details:
         found = self._catalogue
         entries: Details = {} if found.originals is None else {"original_labels": list(found.originals)}
         if self._bit_depth is not None:
@@ -229,13 +186,13 @@ class ImageFiles:
         """Yields (row, is_mask) of each chunk's tasks, and their results, in the order of the chunks."""
         if self._executor is None and (self._is_small() or self._workers == 1):
             for jobs in chunks:
-                yield [(job.row, job.is_mask) for job in jobs], decode_all(jobs, self._side, self._encoded)
+                yield [(job.row, job.is_mask) for job in jobs], decode_all(jobs, self._side, self.encoded)
             return
         waiting: deque[tuple[list[tuple[int, bool]], Future[Decoded]]] = deque()
         with self._pool() as pool:
             try:
                 for jobs in chunks:
-                    future = pool.submit(decode_all, jobs, self._side, self._encoded)
+                    future = pool.submit(decode_all, jobs, self._side, self.encoded)
                     waiting.append(([(job.row, job.is_mask) for job in jobs], future))
                     if len(waiting) > self._workers * LOOK_AHEAD:
                         rows, future = waiting.popleft()

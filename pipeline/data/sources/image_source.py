@@ -5,7 +5,7 @@ files, and `pipeline.data.prepare.writer` writes a source in prepared form.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -98,41 +98,28 @@ class ImageSource(Protocol):
             "boxes"; if prepare.bit_depth is set, `bit_depth`.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def origin(self) -> str: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    @property
-    def test(self) -> NDArray[np.bool_] | None: ...
-    @property
-    def has_masks(self) -> bool: ...
-    @property
-    def names(self) -> tuple[str, ...] | None: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def identity(self) -> str: ...
-    @property
-    def encoded(self) -> bool: ...
-    @property
-    def details(self) -> Details: ...
+    name: str
+    origin: str
+    licence: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    test: NDArray[np.bool_] | None
+    has_masks: bool
+    names: tuple[str, ...] | None
+    steps: int
+    identity: str
+    encoded: bool
+    details: Details
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
         """Yields the blocks after the first `start` files, which have been read before."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArraySource:
-    """A labelled image set in memory.
+    """A labelled image set in memory. Its other fields are those of `ImageSource`.
 
     Attributes:
         name: Name in prepare.dataset.
@@ -153,35 +140,14 @@ class ArraySource:
     origin: str
     licence: str
     test: NDArray[np.bool_] | None = None
+    names: tuple[str, ...] | None = field(default=None, init=False)
+    encoded: bool = field(default=False, init=False)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
+    def __post_init__(self) -> None:
         _, height, width, channels = self.images.shape
-        return height, width, channels
-
-    @property
-    def has_masks(self) -> bool:
-        return self.masks is not None
-
-    @property
-    def names(self) -> None:
-        return None
-
-    @property
-    def steps(self) -> int:
-        return len(self.images)
-
-    @property
-    def identity(self) -> str:
-        return f"{self.name}: {self.origin}"
-
-    @property
-    def encoded(self) -> bool:
-        return False
-
-    @property
-    def details(self) -> Details:
-        return {"masks_from": "masks"} if self.has_masks else {}
+        self.shape, self.steps, self.has_masks = (height, width, channels), len(self.images), self.masks is not None
+        self.identity = f"{self.name}: {self.origin}"
+        self.details: Details = {"masks_from": "masks"} if self.has_masks else {}
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
         """Yields all remaining images in one block."""
