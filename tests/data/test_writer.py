@@ -103,14 +103,14 @@ def test_lack_of_space_is_told_before_anything_is_decoded(
 def test_work_folder_on_another_file_system_is_copied_from(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    move = os.replace
+    move = os.rename
 
     def across(here: Path, there: Path) -> None:
-        if Path(here).name == "whole":
+        if Path(here).parent.name == "whole":
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         move(here, there)
 
-    monkeypatch.setattr(os, "replace", across)
+    monkeypatch.setattr(os, "rename", across)
     manifest = write_prepared(source(1), earlier, work=tmp_path / "work")
     assert open_prepared(earlier).data_hash == manifest["data_hash"]
     assert [path.name for path in earlier.parent.iterdir()] == ["prepared"]
@@ -118,8 +118,8 @@ def test_work_folder_on_another_file_system_is_copied_from(
 
 
 def test_what_a_killed_move_left_is_no_hindrance(earlier: Path, tmp_path: Path) -> None:
-    for name in ("prepared.new", "prepared.old"):
-        (earlier.parent / name).mkdir()
+    for name in ("prepared.new/new", "prepared.new/old"):
+        (earlier.parent / name).mkdir(parents=True)
         (earlier.parent / name / "images.npy").write_bytes(b"torn")
     write_prepared(source(1), earlier, work=tmp_path / "work")
     assert [path.name for path in earlier.parent.iterdir()] == ["prepared"]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipeline.data.prepared.encoded import index_of
 from pipeline.data.prepared.prepared import FORMAT, Manifest
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_whole
+from pipeline.files.atomic import replace_folder, write_whole
 from pipeline.files.file_stats import hash_file
 
 RECORD_EVERY_S = 2.0
@@ -73,7 +74,9 @@ def write_prepared(
             raise UserError(_refusal(state.broken, source.steps))
         bit_depth = state.depths.resolve(source.details.get("bit_depth"))
         manifest = _complete(source, place, state, bit_depth)
-        _publish(place / "whole", folder)
+        with replace_folder(folder, partial=folder.with_name(f"{folder.name}.new")) as new:
+            for entry in (place / "whole").iterdir():
+                shutil.move(entry, new)  # a copy, if the work folder is on another file system
         shutil.rmtree(place, ignore_errors=True)
         for left in work.iterdir() if work else ():
             if left.is_dir():  # unfinished sets with other parameters, which would only take up space
@@ -169,7 +172,7 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
         finally:
             # Recorded after an error or interruption, too: the blocks written so far are valid.
             _record(place, state, arrays)
-    return replace(state, broken=state.broken + _misfits(source, place, state.broken))
+    return replace(state, broken=state.broken + _misfits(source, place))
 
 
 def _start(source: ImageSource, place: Path) -> None:
@@ -245,14 +248,8 @@ def _recorded(source: ImageSource, place: Path) -> _State:
         return _State()
 
 
-def _misfits(source: ImageSource, place: Path, broken: list[UnreadableFile]) -> list[UnreadableFile]:
-    """Returns masks whose size differs from their picture's, since their pixels cannot be assigned.
-
-    Args:
-        source: The source.
-        place: Work folder.
-        broken: Not used.
-    """
+def _misfits(source: ImageSource, place: Path) -> list[UnreadableFile]:
+    """Returns masks whose size differs from their picture's, since their pixels cannot be assigned."""
     if not source.has_masks:
         return []
     sizes = np.load(place / "sizes.npy").reshape(-1, 2, 2)
@@ -317,7 +314,7 @@ def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | 
         np.save(whole / "test.npy", source.test[keep])
         hashes["test"] = hash_file(whole / "test.npy")
     if source.names is not None:
-        (whole / "files.json").write_text(json.dumps(_selected_names(source.names, keep), indent=0) + "\n")
+        (whole / "files.json").write_text(json.dumps(list(compress(source.names, keep)), indent=0) + "\n")
     manifest = make_manifest(source, keep, broken, hashes, state.remarks)
     if bit_depth is not None:
         manifest["bit_depth"] = bit_depth
@@ -345,34 +342,3 @@ def _blank_masks(source: ImageSource, place: Path, rows: NDArray[np.int64]) -> N
     with NpyRowWriter(place / "masks.npy", dtype, shape) as masks:
         for row in rows:
             masks.write(np.array([row]), np.full((1, *shape[1:]), 255, dtype=np.uint8))
-
-
-def _selected_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str]:
-    return [name for name, kept in zip(names, keep, strict=True) if kept]
-
-
-def _publish(whole: Path, folder: Path) -> None:
-    """Moves the complete set into place. The earlier set is removed only once the new one is beside it.
-
-    Args:
-        whole: Folder of the complete set.
-        folder: Its destination, perhaps on another file system.
-    """
-    new, old = (folder.with_name(folder.name + ending) for ending in (".new", ".old"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        os.replace(whole, new)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        try:
-            shutil.copytree(whole, new)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
