@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +64,7 @@ class TrainLoader:
         and mixed like its image. CutMix pastes masks too. Mixup blends them, and a pixel that is undecided in
         either image is undecided in the blend.
         """
-        draw: Any = self._images.shuffled_with_masks if self._masks else self._images.shuffled
-        batches = draw(
+        batches = self._images.shuffled(
             self._config.batch_size,
             seed=self._seed,
             epoch=epoch,
@@ -74,6 +72,7 @@ class TrainLoader:
             workers=self._config.workers,
             part=None if self._shares is None else self._rows,
             balanced=self._config.sampling == BALANCED,
+            masks=self._masks,
         )
         for step, (inputs, labels, *found) in enumerate(batches):
             masks = object_shares(found[0]) if found else None

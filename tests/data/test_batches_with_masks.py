@@ -39,7 +39,7 @@ def drawn(augmentation: Augmentation | None, height: int = 32, width: int = 24) 
     masks = shapes(40, height, width)
     ours = batches(masks, LEVELS[masks][..., None])
     plain = list(ours.shuffled(7, seed=1, epoch=2, augmentation=augmentation))
-    found = list(ours.shuffled_with_masks(7, seed=1, epoch=2, augmentation=augmentation))
+    found = list(ours.shuffled(7, seed=1, epoch=2, augmentation=augmentation, masks=True))
     for (inputs, labels), (others, answers, _) in zip(plain, found, strict=True):
         assert torch.equal(inputs, others)
         assert torch.equal(labels, answers)
@@ -109,4 +109,4 @@ def test_each_mask_is_resized_and_turned_as_pillow_does_it() -> None:
 def test_set_without_masks_is_refused() -> None:
     images = LEVELS[shapes(4, 8, 8)][..., None]
     with pytest.raises(ValueError, match="has no masks"):
-        next(batches(None, images).shuffled_with_masks(2, seed=0, epoch=0))
+        next(batches(None, images).shuffled(2, seed=0, epoch=0, masks=True))

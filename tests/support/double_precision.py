@@ -20,10 +20,6 @@ class DoubleBatches(ImageBatches):
         for inputs, labels in super().in_order(*given, **named):
             yield inputs.double(), labels
 
-    def shuffled_with_masks(self, *given: Any, **named: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for inputs, labels, masks in super().shuffled_with_masks(*given, **named):
-            yield inputs.double(), labels, masks
-
-    def shuffled(self, *given: Any, **named: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for inputs, labels in super().shuffled(*given, **named):
-            yield inputs.double(), labels
+    def shuffled(self, *given: Any, **named: Any) -> Iterator[tuple[Tensor, ...]]:
+        for inputs, *others in super().shuffled(*given, **named):
+            yield inputs.double(), *others

@@ -112,7 +112,7 @@ class ImageBatches:
             UserError: If an encoded image is damaged.
         """
         for places, source in self._read(np.arange(len(self)), batch_size, workers):
-            yield self._plain(places, source), self._labels[places[0] : places[-1] + 1]
+            yield self._standardised(self._channels_first(places, source)), self._labels[places[0] : places[-1] + 1]
 
     def shuffled(
         self,
@@ -124,8 +124,12 @@ class ImageBatches:
         workers: int = 0,
         part: Part | None = None,
         balanced: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        masks: bool = False,
+    ) -> Iterator[tuple[Tensor, ...]]:
         """Yields every image once, in an order that depends only on seed and epoch.
+
+        Masks are moved in the same way as their images, by the nearest pixel. Only masks of this role's
+        images are read.
 
         Args:
             batch_size: Images per batch; the last batch may be smaller.
@@ -140,49 +144,33 @@ class ImageBatches:
             balanced: Whether to draw as many images with replacement instead, each from a class that is drawn
                 uniformly. An image that is drawn twice is augmented differently each time, by its place in
                 the epoch.
+            masks: Whether each batch comes with its masks.
 
         Yields:
-            Inputs (B, C, H, W) float32, and labels (B,) int64.
-
-        Raises:
-            UserError: If an encoded image is damaged.
-        """
-        for _, _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced):
-            yield inputs, labels
-
-    def shuffled_with_masks(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        augmentation: Augmentation | None = None,
-        workers: int = 0,
-        part: Part | None = None,
-        balanced: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields the batches of `shuffled`, each with its masks.
-
-        Masks are moved in the same way as their images, by the nearest pixel. Only masks of this role's
-        images are read.
-
-        Args:
-            batch_size, seed, epoch, augmentation, workers, part, balanced: As for `shuffled`.
-
-        Yields:
-            Inputs (B, C, H, W) float32, labels (B,) int64, and masks (B, H, W) uint8 on the device: 0
-            background, 1 object, 255 undecided or from outside the image.
+            Inputs (B, C, H, W) float32, labels (B,) int64, and with `masks` the masks (B, H, W) uint8 on the
+            device: 0 background, 1 object, 255 undecided or from outside the image.
 
         Raises:
             UserError: If an encoded image or mask is damaged.
-            ValueError: If the set has no masks.
+            ValueError: If masks are requested and the set has none.
         """
-        self._require_masks()
-        augmenter = self._augmenter(augmentation or Augmentation(), seed, epoch)
-        drawn = self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced)
-        for places, key, inputs, labels in drawn:
-            moved = augmenter.masks(self._masks_at(places), np.arange(len(places)), key)
-            yield inputs, labels, torch.from_numpy(moved).to(self._device)
+        if masks:
+            self._require_masks()
+        rng = np.random.default_rng([seed, epoch])
+        order = sample_evenly(self.labels, rng) if balanced else rng.permutation(len(self))
+        # With replacement, an id may occur twice in an epoch; the place in the epoch is unique.
+        keys = _cut(np.arange(len(self)) if balanced else self._ids[order], batch_size, part)
+        last = max(int(self._ids.max(initial=-1)), len(self) - 1)
+        augmenter = EpochAugmenter(
+            augmentation or Augmentation(), self._scale.mean, images=last + 1, seed=seed, epoch=epoch
+        )
+        for (places, source), key in zip(self._read(order, batch_size, workers, part), keys, strict=True):
+            inputs = augmenter.erase(self._augmented(places, source, augmenter, key), key)
+            batch: tuple[Tensor, ...] = inputs, self._labels[torch.from_numpy(places).to(self._device)]
+            if masks:
+                moved = augmenter.masks(self._masks_at(places), np.arange(len(places)), key)
+                batch = *batch, torch.from_numpy(moved).to(self._device)
+            yield batch
 
     def masks_in_order(self, batch_size: int) -> Iterator[Tensor]:
         """Yields the masks (B, H, W) uint8 of the batches of `in_order`, on the device.
@@ -203,48 +191,6 @@ class ImageBatches:
         assert self._masks is not None
         return indexed_rows(self._masks, self._ids[places])
 
-    def _shuffled(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        augmentation: Augmentation | None,
-        workers: int,
-        part: Part | None = None,
-        balanced: bool = False,
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]]:
-        """Yields batches in the order of an epoch.
-
-        Args:
-            batch_size, seed, epoch, augmentation, workers, part, balanced: As for `shuffled`.
-
-        Yields:
-            Places of the images in this role (B,), the keys that their augmentation is drawn for (B,), inputs
-            and labels.
-        """
-        rng = np.random.default_rng([seed, epoch])
-        order = sample_evenly(self.labels, rng) if balanced else rng.permutation(len(self))
-        # With replacement, an id may occur twice in an epoch; the place in the epoch is unique.
-        keys = _cut(np.arange(len(self)) if balanced else self._ids[order], batch_size, part)
-        augmenter = None if augmentation is None else self._augmenter(augmentation, seed, epoch)
-        for (places, source), key in zip(self._read(order, batch_size, workers, part), keys, strict=True):
-            if augmenter is None:
-                inputs = self._plain(places, source)
-            else:
-                inputs = augmenter.erase(self._augmented(places, source, augmenter, key), key)
-            yield places, key, inputs, self._labels[torch.from_numpy(places).to(self._device)]
-
-    def _augmenter(self, augmentation: Augmentation, seed: int, epoch: int) -> EpochAugmenter:
-        """Returns the augmentation with the draws of an epoch.
-
-        Args:
-            augmentation: The kind and its options.
-            seed: Seed of the training run.
-            epoch: Number of the epoch.
-        """
-        last = max(int(self._ids.max(initial=-1)), len(self) - 1)
-        return EpochAugmenter(augmentation, self._scale.mean, images=last + 1, seed=seed, epoch=epoch)
-
     def _read(
         self, order: NDArray[np.int64], batch_size: int, workers: int, part: Part | None = None
     ) -> Iterator[tuple[NDArray[np.int64], Source]]:
@@ -259,9 +205,6 @@ class ImageBatches:
         batches = _cut(order, batch_size, part)
         with closing(self._pixels.read(batches, workers=workers)) as sources:
             yield from zip(batches, sources, strict=True)
-
-    def _plain(self, places: NDArray[np.int64], source: Source) -> Tensor:
-        return self._standardised(self._channels_first(places, source))
 
     def _augmented(
         self, places: NDArray[np.int64], source: Source, augmenter: EpochAugmenter, keys: NDArray[np.int64]
