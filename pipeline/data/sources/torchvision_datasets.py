@@ -36,34 +36,23 @@ def _cifar(kind: str) -> Reader:
     return read
 
 
-def _svhn(root: Path, download: bool) -> list[SplitListing]:
-    parts = []
-    for split in ("train", "test"):
-        found = _datasets().SVHN(root, split=split, download=download)
-        parts.append(
-            SplitListing(
-                split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered("0123456789")
-            )
-        )
-    return parts
+def _arrays(kind: str) -> Reader:
+    def read(root: Path, download: bool) -> list[SplitListing]:
+        found = {split: getattr(_datasets(), kind)(root, split=split, download=download) for split in ("train", "test")}
+        return [SplitListing(split == "test", part.data.transpose(0, 2, 3, 1), part.labels.tolist(),
+                             _numbered(getattr(part, "classes", "0123456789")))
+                for split, part in found.items()]  # fmt: skip
+
+    return read
 
 
-def _stl10(root: Path, download: bool) -> list[SplitListing]:
-    parts = []
-    for split in ("train", "test"):
-        found = _datasets().STL10(root, split=split, download=download)
-        parts.append(
-            SplitListing(
-                split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered(found.classes)
-            )
-        )
-    return parts
+def _files(kind: str, *splits: str) -> Reader:
+    def read(root: Path, download: bool) -> list[SplitListing]:
+        found = {split: getattr(_datasets(), kind)(root, split=split, download=download) for split in splits}
+        return [SplitListing(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
+                for split, part in found.items()]  # fmt: skip
 
-
-def _flowers102(root: Path, download: bool) -> list[SplitListing]:
-    found = {split: _datasets().Flowers102(root, split=split, download=download) for split in ("train", "val", "test")}
-    return [SplitListing(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
-            for split, part in found.items()]  # fmt: skip
+    return read
 
 
 def _oxford_pets(root: Path, download: bool) -> list[SplitListing]:
@@ -87,12 +76,6 @@ def _stanford_cars(root: Path, download: bool) -> list[SplitListing]:
     return parts
 
 
-def _fgvc_aircraft(root: Path, download: bool) -> list[SplitListing]:
-    found = {split: _datasets().FGVCAircraft(root, split=split, download=download) for split in ("trainval", "test")}
-    return [SplitListing(split == "test", part._image_files, part._labels, _numbered(part.classes))
-            for split, part in found.items()]  # fmt: skip
-
-
 def _dtd(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "val", "test"):
@@ -103,12 +86,6 @@ def _dtd(root: Path, download: bool) -> list[SplitListing]:
             SplitListing(split == "test", _paths(found._image_files), names, {name: name for name in found.classes})
         )
     return parts
-
-
-def _food101(root: Path, download: bool) -> list[SplitListing]:
-    found = {split: _datasets().Food101(root, split=split, download=download) for split in ("train", "test")}
-    return [SplitListing(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
-            for split, part in found.items()]  # fmt: skip
 
 
 def _eurosat(root: Path, download: bool) -> list[SplitListing]:
@@ -162,22 +139,22 @@ def _largest_object(annotation: Path) -> str:
     return max(areas, key=lambda pair: pair[0])[1]
 
 
-def _paths(paths: Sequence[Path]) -> list[str]:
+def _paths(paths: Sequence[str | Path]) -> list[str]:
     return [os.fspath(path) for path in paths]
 
 
 READERS: dict[str, Reader] = {
     "cifar10": _cifar("CIFAR10"),
     "cifar100": _cifar("CIFAR100"),
-    "flowers102": _flowers102,
+    "flowers102": _files("Flowers102", "train", "val", "test"),
     "oxford_pets": _oxford_pets,
     "stanford_cars": _stanford_cars,
-    "fgvc_aircraft": _fgvc_aircraft,
+    "fgvc_aircraft": _files("FGVCAircraft", "trainval", "test"),
     "dtd": _dtd,
-    "food101": _food101,
+    "food101": _files("Food101", "train", "test"),
     "eurosat": _eurosat,
-    "stl10": _stl10,
-    "svhn": _svhn,
+    "stl10": _arrays("STL10"),
+    "svhn": _arrays("SVHN"),
     "imagenet": _imagenet,
     "imagenet100": _imagenet,
     "voc2012": _voc2012,
