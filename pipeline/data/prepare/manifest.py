@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -18,41 +17,18 @@ NAMED = 20
 """Files that the manifest names for each remark."""
 
 
-@dataclass
-class Warnings:
-    """Remarks about files, by kind.
+def count_remarks(found: dict[str, OddFiles], remarks: Sequence[tuple[str, str]]) -> None:
+    """Counts remarks about files by kind.
 
-    Attributes:
-        counts: Number of files with each remark.
-        first: Names of the first files with each remark.
+    Args:
+        found: Files with each remark, which is changed.
+        remarks: Remark and file name.
     """
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, remarks: Sequence[tuple[str, str]]) -> None:
-        """Counts remarks.
-
-        Args:
-            remarks: Remark and file name.
-        """
-        for kind, name in remarks:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-            names = self.first.setdefault(kind, [])
-            if len(names) < NAMED:
-                names.append(name)
-
-    def entries(self) -> Mapping[str, OddFiles]:
-        """Returns the remarks in the form of the manifest."""
-        return {kind: {"files": self.counts[kind], "first": self.first[kind]} for kind in sorted(self.counts)}
-
-    @classmethod
-    def of(cls, entries: Mapping[str, OddFiles]) -> "Warnings":
-        """Returns the remarks that such entries describe."""
-        return cls(
-            {kind: int(found["files"]) for kind, found in entries.items()},
-            {kind: [str(name) for name in found["first"]] for kind, found in entries.items()},
-        )
+    for kind, name in remarks:
+        entry = found.setdefault(kind, {"files": 0, "first": []})
+        entry["files"] += 1
+        if len(entry["first"]) < NAMED:
+            entry["first"].append(name)
 
 
 def make_manifest(
@@ -60,7 +36,7 @@ def make_manifest(
     keep: NDArray[np.bool_],
     broken: Sequence[UnreadableFile],
     hashes: Mapping[str, str],
-    remarks: Warnings,
+    remarks: Mapping[str, OddFiles],
 ) -> Manifest:
     """Returns the manifest of the rows of a source that go into the prepared set.
 
@@ -69,7 +45,7 @@ def make_manifest(
         keep: Which rows go into the set, (N,).
         broken: Files that cannot be used, with their reasons.
         hashes: Hash of each array, by its name.
-        remarks: Remarks about files.
+        remarks: Files with each remark.
     """
     counts = np.bincount(source.labels[keep], minlength=len(source.classes))
     height, width, channels = source.shape
@@ -95,8 +71,8 @@ def make_manifest(
     manifest = {**manifest, **source.details}
     if broken:
         manifest["skipped"] = {file.name: file.reason for file in broken}
-    if remarks.counts:
-        manifest["remarks"] = remarks.entries()
+    if remarks:
+        manifest["remarks"] = dict(sorted(remarks.items()))
     return manifest
 
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from pipeline.console.format import format_size
 from pipeline.data.decode.bit_depth import BitDepths
-from pipeline.data.prepare.manifest import Warnings, make_manifest
+from pipeline.data.prepare.manifest import count_remarks, make_manifest
 from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_files
 from pipeline.data.prepared.encoded import index_of
-from pipeline.data.prepared.prepared import FORMAT, Manifest
+from pipeline.data.prepared.prepared import FORMAT, Manifest, OddFiles
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder, write_whole
@@ -100,14 +100,14 @@ class _State:
     Attributes:
         done: Number of files that have been read.
         broken: Files that cannot be used.
-        remarks: Remarks about files.
+        remarks: Files with each remark.
         ends: Valid bytes of each file of encoded rows, by name.
         depths: Depths of pictures of more than 8 bits.
     """
 
     done: int = 0
     broken: list[UnreadableFile] = field(default_factory=list)
-    remarks: Warnings = field(default_factory=Warnings)
+    remarks: dict[str, OddFiles] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     depths: BitDepths = field(default_factory=BitDepths)
 
@@ -161,7 +161,7 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
             for batch in source.read(state.done) if state.done < source.steps else ():
                 _write_block(batch, arrays)
                 state.broken += batch.broken
-                state.remarks.add(batch.remarks)
+                count_remarks(state.remarks, batch.remarks)
                 state.depths.add(batch.depths)
                 state.done = batch.done
                 if on_progress:
@@ -222,7 +222,7 @@ def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWri
         array.sync()
     ends = {name: array.end for name, array in arrays.items() if isinstance(array, BlobWriter)}
     broken = [asdict(file) for file in state.broken]
-    content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
+    content = {"done": state.done, "broken": broken, "remarks": state.remarks, "ends": ends}
     content["depths"] = state.depths.entries()
     write_whole(place / "progress.json", json.dumps(content))
 
@@ -241,9 +241,7 @@ def _recorded(source: ImageSource, place: Path) -> _State:
         if any((place / f"{name}.bin").stat().st_size < end for name, end in ends.items()):
             return _State()
         broken = [UnreadableFile(**file) for file in content["broken"]]
-        return _State(
-            int(content["done"]), broken, Warnings.of(content["remarks"]), ends, BitDepths.of(content["depths"])
-        )
+        return _State(int(content["done"]), broken, dict(content["remarks"]), ends, BitDepths.of(content["depths"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return _State()
 
