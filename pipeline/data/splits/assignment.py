@@ -1,6 +1,6 @@
 """Assigns a role to each image at random: class by class, or group by group if images belong together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,26 +88,21 @@ def draw_groups(
     free = np.arange(len(labels)) if own_test is None else np.flatnonzero(~own_test)
     if own_test is not None:
         _check_own_test_whole(groups, own_test)
-    _, of = np.unique(groups.group_ids[free], return_inverse=True)
     used = [VAL, TRAIN] if own_test is not None else [TEST, VAL, TRAIN]
-    counts = csr_array(coo_array((np.ones(len(free), np.int64), (of, labels[free]))))
-    assignment = Assignment(counts, _wanted(labels[free], counts.shape[1], shares, own_test is not None), seed)
-    present = np.unique(labels[free])
-    sizes = {int(label): len(np.unique(of[labels[free] == label])) for label in present}
-    for label, size in sizes.items():
+    wanted = _wanted(labels[free], shares, own_test is not None)
+    assignment = Assignment(labels[free], groups.group_ids[free], wanted, seed)
+    for label, size in assignment.sizes.items():
         if size < len(used):
             raise UserError(_too_few(label, size, labels[free], groups, free, used, classes))
-    for label in sorted(sizes, key=lambda label: (sizes[label], label)):
-        for role in used:
-            if not assignment.cover(label, role):
-                raise UserError(
-                    f"{WHERE}: class {find_class(label, classes)} cannot be in {ROLES[role]} without being missed in "
-                    f"another role: its {sizes[label]} groups have images of other classes too, and those need them "
-                    "elsewhere. Make groups smaller, or give that class more of them."
-                )
-    assignment.rest(used)
     roles = np.full(len(labels), TEST, dtype=np.int8)
-    roles[free] = assignment.role[of]
+    roles[free] = assignment.assign(
+        used,
+        lambda label, role: (
+            f"{WHERE}: class {find_class(label, classes)} cannot be in {ROLES[role]} without being missed in another "
+            f"role: its {assignment.sizes[label]} groups have images of other classes too, and those need them "
+            "elsewhere. Make groups smaller, or give that class more of them."
+        ),
+    )
     return roles
 
 
@@ -145,23 +140,46 @@ class Assignment:
     """Assignment of groups to roles, or to folds.
 
     Args:
-        counts: Images of each group in each class, (G, C).
+        labels: (n,).
+        group_ids: Group of each image, (n,).
         wanted: Images of each class that each role is to have, (R, C).
         seed: Seed of the order of groups.
 
     Attributes:
-        role: Role of each group, (G,); -1 before it is assigned.
+        sizes: Number of groups by label.
     """
 
-    def __init__(self, counts: csr_array, wanted: NDArray[np.float64], seed: int) -> None:
+    def __init__(self, labels: NDArray[np.int64], group_ids: Ids, wanted: NDArray[np.float64], seed: int) -> None:
+        _, self._of = np.unique(group_ids, return_inverse=True)
+        counts = csr_array(coo_array((np.ones(len(labels), np.int64), (self._of, labels))))
+        self.sizes = {int(label): len(np.unique(self._of[labels == label])) for label in np.unique(labels)}
         self._counts, self._by_class, self._wanted = counts, counts.tocsc(), wanted
         self._scale = 1.0 / np.maximum(wanted.sum(axis=0), 1.0) ** 2
         self._have = np.zeros_like(wanted)
         # The groups' places in a random order, which breaks ties.
         self._place = np.random.default_rng([seed, 0x6721]).permutation(counts.shape[0])
-        self.role = np.full(counts.shape[0], -1, dtype=np.int8)
+        self._role = np.full(counts.shape[0], -1, dtype=np.int8)  # -1: not assigned yet
 
-    def cover(self, label: int, role: int) -> bool:
+    def assign(self, used: Sequence[int], refusal: Callable[[int, int], str]) -> Roles:
+        """Returns the role of each image, (n,), once every class has a group in every role.
+
+        Classes with the fewest groups come first. Then the remaining groups are assigned, large ones first.
+
+        Args:
+            used: Roles to assign.
+            refusal: Returns the error message, given a label and the role that it cannot be in.
+
+        Raises:
+            UserError: If a class cannot be in a role.
+        """
+        for label in sorted(self.sizes, key=lambda label: (self.sizes[label], label)):
+            for role in used:
+                if not self._cover(label, role):
+                    raise UserError(refusal(label, role))
+        self._rest(used)
+        return self._role[self._of]
+
+    def _cover(self, label: int, role: int) -> bool:
         """Makes sure that a class is in a role, and returns whether this was possible.
 
         Returns:
@@ -171,7 +189,7 @@ class Assignment:
             return True
         column = slice(self._by_class.indptr[label], self._by_class.indptr[label + 1])
         groups, sizes = self._by_class.indices[column], self._by_class.data[column]
-        left = self.role[groups] < 0
+        left = self._role[groups] < 0
         groups, sizes = groups[left], sizes[left]
         if not len(groups):
             return False
@@ -179,11 +197,11 @@ class Assignment:
         self._assign(int(groups[best]), role)
         return True
 
-    def rest(self, used: Sequence[int]) -> None:
+    def _rest(self, used: Sequence[int]) -> None:
         """Assigns every remaining group to one of the roles in `used`."""
         sizes = np.asarray(self._counts.sum(axis=1)).ravel()
         for group in np.lexsort((self._place, -sizes)):
-            if self.role[group] >= 0:
+            if self._role[group] >= 0:
                 continue
             row = slice(self._counts.indptr[group], self._counts.indptr[group + 1])
             labels, added = self._counts.indices[row], self._counts.data[row]
@@ -194,22 +212,19 @@ class Assignment:
     def _assign(self, group: int, role: int) -> None:
         row = slice(self._counts.indptr[group], self._counts.indptr[group + 1])
         self._have[role, self._counts.indices[row]] += self._counts.data[row]
-        self.role[group] = role
+        self._role[group] = role
 
 
-def _wanted(
-    labels: NDArray[np.int64], classes: int, shares: Mapping[str, float], own_test: bool
-) -> NDArray[np.float64]:
+def _wanted(labels: NDArray[np.int64], shares: Mapping[str, float], own_test: bool) -> NDArray[np.float64]:
     """Returns how many images of each class each role is to have, (3, C), as fractional numbers.
 
     Args:
         labels: (N,).
-        classes: Number of classes.
         shares: Share of all images for "test", and of the remaining ones for "val".
         own_test: Whether the set has its own test split, which is not among the labels.
     """
-    of_class = np.bincount(labels, minlength=classes).astype(np.float64)
-    wanted = np.zeros((len(ROLES), classes))
+    of_class = np.bincount(labels).astype(np.float64)
+    wanted = np.zeros((len(ROLES), len(of_class)))
     wanted[TEST] = 0.0 if own_test else shares["test"] * of_class
     wanted[VAL] = shares["val"] * (of_class - wanted[TEST])
     wanted[TRAIN] = of_class - wanted[TEST] - wanted[VAL]

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array  # type: ignore[import-untyped, unused-ignore]
 
 from pipeline.data.splits.assignment import Assignment, Ids, find_class, union_clusters
 from pipeline.data.splits.groups import Groups
@@ -147,21 +146,16 @@ def _deal_groups(
     Raises:
         UserError: If a class cannot be in every fold.
     """
-    _, of = np.unique(group_ids, return_inverse=True)
-    counts = csr_array(coo_array((np.ones(len(labels), np.int64), (of, labels))))
-    wanted = np.tile(np.bincount(labels, minlength=counts.shape[1]) / count, (count, 1))
-    assignment = Assignment(counts, wanted, seed)
-    sizes = {int(label): len(np.unique(of[labels == label])) for label in np.unique(labels)}
-    for label in sorted(sizes, key=lambda label: (sizes[label], label)):
-        for fold in range(count):
-            if not assignment.cover(label, fold):
-                raise UserError(
-                    f"{WHERE}: {count}: class {find_class(label, classes)} cannot be in every fold: its {sizes[label]} "
-                    "groups have images of other classes too, and those need them elsewhere. Lower it, or make groups "
-                    "smaller."
-                )
-    assignment.rest(range(count))
-    return assignment.role[of].astype(np.int64)
+    assignment = Assignment(labels, group_ids, np.tile(np.bincount(labels) / count, (count, 1)), seed)
+    folds = assignment.assign(
+        range(count),
+        lambda label, _: (
+            f"{WHERE}: {count}: class {find_class(label, classes)} cannot be in every fold: its "
+            f"{assignment.sizes[label]} groups have images of other classes too, and those need them elsewhere. Lower "
+            "it, or make groups smaller."
+        ),
+    )
+    return folds.astype(np.int64)
 
 
 def _with_copies(groups: Groups | None, copies: Ids) -> Groups | None:
