@@ -75,18 +75,12 @@ class _Tap:
             model.register_forward_hook(self._end, always_call=True),
         ]
 
-    def _begin(self, module: nn.Module, inputs: Any) -> None:
+    def _begin(self, *_: object) -> None:
         self.clear()
         self.running, self._with_gradient = True, torch.is_grad_enabled()
 
-    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Marks the end of a forward pass; a forward hook that also runs after an error.
-
-        Args:
-            module: unused.
-            inputs: unused.
-            output: unused.
-        """
+    def _end(self, *_: object) -> None:
+        """Marks the end of a forward pass; a forward hook that also runs after an error."""
         self.running = False
 
     def _note_grid(self, grid: tuple[int, int]) -> None:
@@ -309,7 +303,29 @@ class _Reader:
         return self._tap.running and self._tap.expected and torch.is_grad_enabled()
 
 
-class HeadTap(_Tap):
+class _LayerTap(_Tap):
+    """Base of the taps that store one tensor a block, which a hook hands over.
+
+    Args:
+        model: network of timm.
+        layers: blocks to read.
+        hook: attaches the hooks of a block.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayerSpec, hook: Callable[..., list[RemovableHandle]]) -> None:
+        super().__init__(model)
+        self.layers = self._architecture.resolve(layers)
+        self._wanted = len(self.layers)
+        try:
+            for layer in self.layers:
+                self._handles += hook(model, layer, partial(self.keep, layer))
+        except ValueError:
+            self.remove()
+            raise
+        self._attach(model)
+
+
+class HeadTap(_LayerTap):
     """A tap that collects the output of each head of the chosen blocks for every token: its attention-weighted values.
 
     Args:
@@ -321,16 +337,7 @@ class HeadTap(_Tap):
     """
 
     def __init__(self, model: nn.Module, layers: LayerSpec) -> None:
-        super().__init__(model)
-        self.layers = self._architecture.resolve(layers)
-        self._wanted = len(self.layers)
-        try:
-            for layer in self.layers:
-                self._handles += hook_heads(model, layer, partial(self.keep, layer))
-        except ValueError:
-            self.remove()
-            raise
-        self._attach(model)
+        super().__init__(model, layers, hook_heads)
 
     def outputs(self) -> Tensor:
         """Returns the outputs of the last forward pass, (B, L, A, T, D), prefix tokens (CLS, ...) first,
@@ -374,7 +381,7 @@ class TokenTap(_Tap):
         return given
 
 
-class BlockTap(_Tap):
+class BlockTap(_LayerTap):
     """A tap that collects the patch tokens that the chosen blocks output.
 
     Args:
@@ -386,12 +393,7 @@ class BlockTap(_Tap):
     """
 
     def __init__(self, model: nn.Module, layers: LayerSpec) -> None:
-        super().__init__(model)
-        self.layers = self._architecture.resolve(layers)
-        self._wanted = len(self.layers)
-        for layer in self.layers:
-            self._handles += hook_block(model, layer, partial(self.keep, layer))
-        self._attach(model)
+        super().__init__(model, layers, hook_block)
 
     def tokens(self) -> Tensor:
         """Returns the patch tokens of the last forward pass, (B, L, H, W, D), in the precision that the
