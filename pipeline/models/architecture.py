@@ -88,36 +88,27 @@ def describe_network(model: nn.Module) -> Architecture:
     """
     network: Any = model
     kind, embedding, width = _kind(model), network.patch_embed, int(network.num_features)
+    prefix, has_cls = 0, False
     if kind == "vit":
-        blocks, channels = len(network.blocks), _input_channels(model)
-        return Architecture(
-            kind,
-            blocks,
-            (int(embedding.grid_size[0]), int(embedding.grid_size[1])),
-            _pair(embedding.feat_ratio(as_scalar=False)),
-            int(network.num_prefix_tokens),
-            bool(network.has_class_token),
-            range(blocks),
-            width,
-            (channels, int(embedding.img_size[0]), int(embedding.img_size[1])),
-        )
-    stages = network.layers if kind == "swin" else network.stages
-    depths = [len(stage.blocks) for stage in stages]
-    last = range(sum(depths[:-1]), sum(depths))
-    if kind == "swin":
-        rows, columns = stages[-1].output_resolution
-        inputs = (_input_channels(model), int(embedding.img_size[0]), int(embedding.img_size[1]))
-        # Swin pads sides that it cannot halve or cut into windows, so only the patch size is required.
-        return Architecture(
-            kind, sum(depths), (rows, columns), _pair(embedding.patch_size), 0, False, last, width, inputs
-        )
-    # PVTv2 takes images of any size and stores none. `build_model` sets `image_size`; a network that timm built has the
-    # size that its weights were trained with.
-    rows, columns = getattr(model, "image_size", None) or network.pretrained_cfg["input_size"][-2:]
-    inputs = (_input_channels(model), int(rows), int(columns))
-    for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so an incomplete patch counts as one
-        rows, columns = -(-rows // halving), -(-columns // halving)
-    return Architecture(kind, sum(depths), (rows, columns), (1, 1), 0, False, last, width, inputs)
+        stage = range(len(network.blocks))
+        grid, patch, sides = embedding.grid_size, embedding.feat_ratio(as_scalar=False), embedding.img_size
+        prefix, has_cls = int(network.num_prefix_tokens), bool(network.has_class_token)
+    else:
+        stages = network.layers if kind == "swin" else network.stages
+        depths = [len(each.blocks) for each in stages]
+        stage = range(sum(depths[:-1]), sum(depths))
+        if kind == "swin":
+            # Swin pads sides that it cannot halve or cut into windows, so only the patch size is required.
+            grid, patch, sides = stages[-1].output_resolution, embedding.patch_size, embedding.img_size
+        else:
+            # PVTv2 takes images of any size and stores none. `build_model` sets `image_size`; a network that timm built
+            # has the size that its weights were trained with.
+            sides = getattr(model, "image_size", None) or network.pretrained_cfg["input_size"][-2:]
+            grid, patch = _pair(sides), (1, 1)
+            for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so an incomplete patch counts as one
+                grid = -(-grid[0] // halving), -(-grid[1] // halving)
+    inputs = (_input_channels(model), *_pair(sides))
+    return Architecture(kind, stage.stop, _pair(grid), _pair(patch), prefix, has_cls, stage, width, inputs)
 
 
 def _pair(sizes: Any) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .architecture import describe_network, list_classifiers
 from .last_block import skip_parameter_names, unused_without_skip
 from .spatial_prior import is_of_prior
-from .weights import abbreviate, format_shape
+from .weights import describe_difference, first_line, format_shape
 
 INPUT = "patch_embed.proj.weight"
 
@@ -65,15 +65,8 @@ def adapt_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> AdaptedWei
         fresh |= set(head)
     unused = unused_without_skip(model)
     adapted = {key: value for key, value in adapted.items() if not (unused and key.startswith(unused))}
-    missing = [key for key in own if key not in adapted and key not in fresh]
-    unexpected = [key for key in adapted if key not in own]
-    reshaped = [key for key in adapted if key in own and adapted[key].shape != own[key].shape]
-    if missing or unexpected or reshaped:
-        shapes = [
-            f"{key} ({format_shape(adapted[key].shape)}, here {format_shape(own[key].shape)})" for key in reshaped
-        ]
-        listed = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        said = "; ".join(f"{what} {abbreviate(keys)}" for what, keys in listed.items() if keys)
+    said, missing, unexpected = describe_difference(own, adapted, fresh)
+    if said:
         raise ValueError(f"the weights are of another network: {said}. {_advice(model, missing, unexpected)}")
     return AdaptedWeights(adapted, tuple(notes))
 
@@ -86,7 +79,7 @@ def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
             warnings.simplefilter("ignore")  # torch warns about a call that timm makes
             adapted = dict(_filter_of(model)(dict(tensors), model))
     except Exception as error:  # timm checks little, so weights that do not fit may raise anything
-        raise ValueError(f"timm cannot fit these weights to the network: {str(error).strip()[:200]}") from None
+        raise ValueError(f"timm cannot fit these weights to the network: {first_line(error)}") from None
     notes = []
     kept = {key for key in tensors if key in adapted}
     if "pos_embed" in kept and adapted["pos_embed"].shape != tensors["pos_embed"].shape:

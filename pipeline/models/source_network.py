@@ -16,7 +16,7 @@ from .architecture import describe_network
 from .build import build_model
 from .model_config import ModelConfig, NetworkRecord, SpatialPriorConfig, Weights
 from .pretrained import INPUT
-from .weights import abbreviate
+from .weights import abbreviate, describe_difference, first_line
 
 
 def load_source(
@@ -69,7 +69,7 @@ def fetch_timm(name: str) -> dict[str, Tensor]:
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every further attempt
             return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as error:  # timm, the hub's client or the connection may raise anything
-        said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        said = first_line(error)
         if said.startswith(("Invalid pretrained tag", "No pretrained weights")):
             there = timm.list_pretrained(name.partition(".")[0] + ".*")
             raise ValueError(
@@ -128,13 +128,7 @@ def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tup
 
 
 def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    own = network.state_dict()
-    wrong = {
-        "missing": [key for key in own if key not in tensors],
-        "unexpected": [key for key in tensors if key not in own],
-        "of another shape": [key for key in own if key in tensors and own[key].shape != tensors[key].shape],
-    }
-    if any(wrong.values()):
-        listed = "; ".join(f"{what} {abbreviate(keys)}" for what, keys in wrong.items() if keys)
-        raise ValueError(f"the weights are of another network: {listed}")
+    said, _, _ = describe_difference(network.state_dict(), tensors)
+    if said:
+        raise ValueError(f"the weights are of another network: {said}")
     network.load_state_dict(dict(tensors))

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = load_file(path) if path.suffix.lower() == SAFE else _load_saved(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"is a broken or unfinished file of weights ({_brief(error)})") from None
+        raise ValueError(f"is a broken or unfinished file of weights ({first_line(error)})") from None
     tensors = _unprefixed(_unwrapped(content))
     if odd := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ValueError(
@@ -82,7 +82,7 @@ def _load_saved(path: Path) -> Any:
             raise ValueError(
                 f"{holds}, and reading that could run code of whoever made the file, so it was not read; {CONVERT}"
             ) from None
-        raise ValueError(f"is a broken or unfinished file of weights ({_brief(error)})") from None
+        raise ValueError(f"is a broken or unfinished file of weights ({first_line(error)})") from None
 
 
 def _unwrapped(content: Any) -> Mapping[Any, Any]:
@@ -103,8 +103,33 @@ def _unprefixed(state: Mapping[Any, Any]) -> dict[str, Any]:
     return tensors
 
 
-def _brief(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, shortened; the error's type if it has none."""
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
+
+
+def describe_difference(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], fresh: Collection[str] = ()
+) -> tuple[str, list[str], list[str]]:
+    """Compares weights with the state of a network.
+
+    Args:
+        own: the network's state, by key.
+        given: the weights, by key.
+        fresh: keys of the network that the weights need not have.
+
+    Returns:
+        The differences in words, "" if there are none; the keys that are missing, and those that are unexpected.
+    """
+    missing = [key for key in own if key not in given and key not in fresh]
+    unexpected = [key for key in given if key not in own]
+    reshaped = [
+        f"{key} ({format_shape(tensor.shape)}, here {format_shape(own[key].shape)})"
+        for key, tensor in given.items()
+        if key in own and own[key].shape != tensor.shape
+    ]
+    listed = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return "; ".join(f"{what} {abbreviate(keys)}" for what, keys in listed.items() if keys), missing, unexpected
 
 
 def format_shape(sizes: Sequence[int]) -> str:
