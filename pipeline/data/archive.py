@@ -114,7 +114,8 @@ def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payloa
     """
     for member in _members(root):
         if not member.is_folder and member.name in wanted:
-            yield member.name, member.read()
+            small = member.size <= MAX_FILE_BYTES
+            yield member.name, member.read() if small else Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
 
 
 def _list_folder(root: Path) -> Listing:
@@ -333,8 +334,6 @@ def _tar_members(root: Path) -> Iterator[_Member]:
 
 def _tar_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], Payload]:
     def read() -> Payload:
-        if member.size > MAX_FILE_BYTES:
-            return Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
         stream = archive.extractfile(member)
         return stream.read() if stream else b""
 
@@ -394,8 +393,6 @@ def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
 
 def _zip_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], Payload]:
     def read() -> Payload:
-        if member.file_size > MAX_FILE_BYTES:
-            return Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
         try:
             return archive.read(member)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:

@@ -9,10 +9,11 @@ makes the training images, uses the same functions. Numbers are used unchanged.
 import base64
 import binascii
 import io
+import os
 import struct
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -118,23 +119,47 @@ def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) ->
     """
     if channels not in (1, 3):
         raise UndecodableImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
-    if not payload:
-        raise UndecodableImage("an empty file")
+    return with_picture(
+        payload, lambda image: _square(image, channels, side, bit_depth), f"more than {MOST_PIXELS:,} pixels"
+    )
+
+
+def with_picture(
+    content: bytes | str,
+    decode: Callable[[Image.Image], _Result],
+    too_large: str,
+    bombs: Literal["ignore", "error"] = "ignore",
+) -> _Result:
+    """Returns the result of `decode` for a picture file, with every error turned into a reason.
+
+    Args:
+        content: Bytes of the file, or its path.
+        decode: Called with the opened picture, up to three times.
+        too_large: Reason if the picture has more pixels than Pillow's limit.
+        bombs: Whether to ignore Pillow's warning, which it gives at half of its limit, or to treat it as an error.
+
+    Raises:
+        UndecodableImage: If anything is wrong with the file.
+    """
     try:
+        if not (len(content) if isinstance(content, bytes) else os.stat(content).st_size):
+            raise UndecodableImage("an empty file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return with_picture(payload, lambda image: _square(image, channels, side, bit_depth))
+            warnings.simplefilter(bombs, Image.DecompressionBombWarning)
+            return _opened(content, decode)
     except UndecodableImage:
         raise
     except UnidentifiedImageError:
         raise UndecodableImage("not a picture, or of a kind that is not read") from None
-    except Image.DecompressionBombError:
-        raise UndecodableImage(f"more than {MOST_PIXELS:,} pixels") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UndecodableImage(too_large) from None
     except Exception as error:  # decoders raise errors of any type at damaged bytes
-        raise UndecodableImage(f"damaged ({str(error) or type(error).__name__})") from None
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UndecodableImage(f"damaged ({said or type(error).__name__})") from None
 
 
-def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
+def _opened(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
     """Returns the result of `decode` for a picture file.
 
     If Pillow rejects a PNG for the size of its colour profile or texts, the file is read without them: they
