@@ -13,7 +13,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from support.picture_sets import encoded, write_folder
 
 from pipeline.data.decode.decode import decode_image
-from pipeline.data.decode.open_image import UnreadableImage
 from pipeline.data.decode.pictures import PNG, UndecodableImage, deep_values, depth_of, read_image
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
@@ -122,7 +121,7 @@ def test_the_parameter_says_what_the_file_does_not(image: Image.Image, bits: int
     ],
 )
 def test_values_without_a_meaning_are_refused(payload: bytes, bits: int | None, says: str) -> None:
-    with pytest.raises(UnreadableImage, match=says):
+    with pytest.raises(UndecodableImage, match=says):
         decode_image(payload, SIDE, bit_depth=bits)
     with pytest.raises(UndecodableImage, match=says):
         read_image(payload, 3, SIDE, bits)
@@ -197,7 +196,7 @@ def test_the_highest_value_in_a_pgms_header_is_white(white: int, bit_depth: int 
 
 
 def test_a_pgm_of_another_white_than_was_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImage, match=r"header says that 1,023 is white, .* is 12, where 4,095 is"):
+    with pytest.raises(UndecodableImage, match=r"header says that 1,023 is white, .* is 12, where 4,095 is"):
         decode_image(pgm(9, 1023), SIDE, bit_depth=12)
     assert level(pgm(2048, 65_535), 12) == 128  # the room for its values, and not their white
     with pytest.raises(UserError, match=r"6 PPM pictures of 16 bits.*\(12 bits hold them"):

@@ -14,8 +14,7 @@ from support.picture_sets import encoded, picture
 from pipeline.data.archive import Unreadable
 from pipeline.data.decode.decode import DecodeTask, decode_all, decode_image
 from pipeline.data.decode.masks import decode_mask
-from pipeline.data.decode.open_image import UnreadableImage
-from pipeline.data.decode.pictures import ORIENTATION, read_image
+from pipeline.data.decode.pictures import ORIENTATION, UndecodableImage, read_image
 
 SIDE = 16
 
@@ -141,13 +140,13 @@ def _huge_png() -> bytes:
 )
 def test_what_is_no_picture_says_why(payload: bytes | str | Unreadable, said: str) -> None:
     for decode in (decode_image, decode_mask) if said != "its pixels are fractions" else (decode_image,):
-        with pytest.raises(UnreadableImage, match=said):
+        with pytest.raises(UndecodableImage, match=said):
             decode(payload, SIDE)
 
 
 def test_large_but_sane_pictures_above_pillows_first_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UnreadableImage, match="million pixels"):
+    with pytest.raises(UndecodableImage, match="million pixels"):
         decode_image(picture(0, (11, 11)), SIDE)
 
 
@@ -212,7 +211,7 @@ def test_masks_that_are_cut_out_mean_what_is_not_transparent(mode: str) -> None:
     opaque = Image.fromarray(np.array([[0, 0, 255, 255]] * 4, dtype=np.uint8)).convert(mode)
     assert decode_mask(encoded(opaque), 4)[0].tolist() == [[0, 0, 1, 1]] * 4
     opaque.putalpha(Image.fromarray(np.array([[255, 255, 255, 0]] * 4, dtype=np.uint8)))
-    with pytest.raises(UnreadableImage, match="transparent in part, and black and white in the rest"):
+    with pytest.raises(UndecodableImage, match="transparent in part, and black and white in the rest"):
         decode_mask(encoded(opaque), 4)
 
 
@@ -287,7 +286,7 @@ def test_a_large_profile_does_not_hide_how_a_picture_is_turned_nor_that_it_is_to
     exif[ORIENTATION] = 3
     content = _with_chunks(encoded(quarters(), exif=exif), PROFILE)
     assert corners(decode_image(content, SIDE)[0]) == UPRIGHT[::-1]
-    with pytest.raises(UnreadableImage, match="damaged"):
+    with pytest.raises(UndecodableImage, match="damaged"):
         decode_image(content[:-60], SIDE)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.commands.predict import _payload
 from pipeline.config.yaml import read_yaml
-from pipeline.data.decode.open_image import UnreadableImage, open_image
+from pipeline.data.decode.open_image import open_image
+from pipeline.data.decode.pictures import UndecodableImage
 from pipeline.data.sources.boxes import read_boxes
 from pipeline.data.splits.groups import read_table
 from pipeline.errors import UserError
@@ -51,7 +52,7 @@ def test_what_is_no_file_is_told_by_all_that_read_one(tmp_path: Path, kind: str)
     assert KINDS[kind] in str(why_unreadable(refused("any")))
     with pytest.raises(OSError, match=KINDS[kind]):
         read_user_file(tmp_path / "any")
-    with pytest.raises(UnreadableImage, match=KINDS[kind]):
+    with pytest.raises(UndecodableImage, match=KINDS[kind]):
         open_image(str(refused("1.png")), lambda image: image)
     with pytest.raises(UserError, match=rf"boxes\.csv: cannot be read \({KINDS[kind]}"):
         read_boxes(refused("boxes.csv").parent, "boxes.csv", ("cat/1.png",))

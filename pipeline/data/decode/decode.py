@@ -19,8 +19,8 @@ from PIL import Image
 
 from pipeline.data.decode.bit_depth import BitDepth, describe_bit_depths, measure_bit_depth
 from pipeline.data.decode.masks import Box, Meaning, decode_mask, draw_boxes
-from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open_image, upright_size
-from pipeline.data.decode.pictures import Depth, depth_of, draft, loaded_turn, upright_square
+from pipeline.data.decode.open_image import Content, Size, open_image, upright_size
+from pipeline.data.decode.pictures import Depth, UndecodableImage, depth_of, draft, loaded_turn, upright_square
 
 SUFFIXES_OF = {"JPEG": "jpg jpeg", "MPO": "jpg jpeg mpo", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
 """Usual suffixes of a format, by Pillow's name of it, where they differ from this name."""
@@ -101,7 +101,7 @@ def decode_all(jobs: Sequence[DecodeTask], side: int, encode: bool = False) -> D
             if job.boxes is not None and not job.is_mask:
                 mask = draw_boxes(job.boxes, size, side)
                 done.masks_of_boxes[place] = _encoded(mask) if encode and not isinstance(mask, str) else mask
-        except UnreadableImage as error:
+        except UndecodableImage as error:
             done.pixels.append(str(error))
             done.sizes.append((0, 0))
         done.warnings.append(tuple(remarks))
@@ -131,7 +131,7 @@ def decode_image(
         The square (side, side, 3) uint8, and the size (H, W) of the picture before resizing.
 
     Raises:
-        UnreadableImage: If it cannot be read, is no picture, or has more pixels than Pillow's limit.
+        UndecodableImage: If it cannot be read, is no picture, or has more pixels than Pillow's limit.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:

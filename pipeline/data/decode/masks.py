@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open_image, upright_size
-from pipeline.data.decode.pictures import central_square, loaded_turn
+from pipeline.data.decode.open_image import Content, Size, open_image, upright_size
+from pipeline.data.decode.pictures import UndecodableImage, central_square, loaded_turn
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels of the upright picture. Right and bottom are exclusive."""
@@ -43,7 +43,7 @@ def decode_mask(
         resizing.
 
     Raises:
-        UnreadableImage: If the file cannot be decoded, a trimap has other values, or a transparent file is
+        UndecodableImage: If the file cannot be decoded, a trimap has other values, or a transparent file is
             black and white in its opaque part.
     """
 
@@ -70,7 +70,7 @@ def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint
     """Returns 1 in the opaque part of a picture and 0 in the transparent part, (H, W); None for an opaque picture.
 
     Raises:
-        UnreadableImage: If the opaque part is black and white, as a mask of its own.
+        UndecodableImage: If the opaque part is black and white, as a mask of its own.
     """
     if image.mode not in ("RGBA", "LA", "PA"):
         return None
@@ -79,7 +79,7 @@ def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint
         return None
     kept = alpha > 127
     if np.unique(values[kept]).tolist() == [0, 255]:
-        raise UnreadableImage("is transparent in part, and black and white in the rest: save it without transparency")
+        raise UndecodableImage("is transparent in part, and black and white in the rest: save it without transparency")
     return kept.astype(np.uint8)
 
 
@@ -124,7 +124,7 @@ def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8]
 def _meant(values: NDArray[np.integer], meaning: Meaning) -> NDArray[np.uint8]:
     if meaning == "trimap":
         if not np.isin(values, (1, 2, 3)).all():
-            raise UnreadableImage("a trimap has the values 1, 2 and 3 alone")
+            raise UndecodableImage("a trimap has the values 1, 2 and 3 alone")
         return np.choose(values - 1, np.array([1, 0, 255], dtype=np.uint8))
     undecided = values == 255
     if meaning == "object" and not (values[~undecided] != 0).any():

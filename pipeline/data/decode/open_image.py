@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.archive import Payload, Unreadable
-from pipeline.data.decode.pictures import TURNS, with_picture
-from pipeline.data.decode.pictures import UndecodableImage as UnreadableImage
+from pipeline.data.decode.pictures import TURNS, UndecodableImage, with_picture
 from pipeline.files.user_files import why_unreadable
 
 Size = tuple[int, int]
@@ -29,14 +28,14 @@ def open_image(payload: Content, decode: Callable[[Image.Image], _Result]) -> _R
         decode: Called with the opened picture.
 
     Raises:
-        UnreadableImage: If anything is wrong with the file; the message gives the reason.
+        UndecodableImage: If anything is wrong with the file; the message gives the reason.
     """
     if isinstance(payload, Unreadable):
-        raise UnreadableImage(payload.reason)
+        raise UndecodableImage(payload.reason)
     if isinstance(payload, np.ndarray):
         return decode(Image.fromarray(payload))
     if isinstance(payload, str) and (why := why_unreadable(payload)) is not None:
-        raise UnreadableImage(why)
+        raise UndecodableImage(why)
     most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
     return with_picture(payload, decode, f"more than {most} million pixels (a decompression bomb?)", bombs="error")
 

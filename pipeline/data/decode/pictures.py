@@ -53,7 +53,7 @@ _Result = TypeVar("_Result")
 
 
 class UndecodableImage(ValueError):
-    """An image that cannot be classified, with the reason. Other images of the request are not affected."""
+    """An image that cannot be read, with the reason. Other images of a request, or of a set, are not affected."""
 
 
 class Depth(NamedTuple):

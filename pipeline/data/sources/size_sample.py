@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.archive import Payload, read_files
-from pipeline.data.decode.open_image import Size, UnreadableImage, open_image
+from pipeline.data.decode.open_image import Size, open_image
+from pipeline.data.decode.pictures import UndecodableImage
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import SOURCES, list_image_folder
 from pipeline.data.sources.named_dataset import read_catalogue
@@ -69,5 +70,5 @@ def _sizes(payloads: Iterator[Payload]) -> Iterator[Size]:
     for payload in payloads:
         try:
             yield open_image(payload, lambda image: (image.height, image.width))
-        except UnreadableImage:
+        except UndecodableImage:
             continue  # `prepare` reports it
