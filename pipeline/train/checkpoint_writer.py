@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -92,16 +91,8 @@ class CheckpointWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Waits for the last write.
-
-        Args:
-            kind: unused.
-            error: error that ends the block; the write's own error is raised only if this is None.
-            traceback: unused.
-        """
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Waits for the last write, whose own error is raised only if no other error ends the block."""
         try:
             self.wait()
         except Exception:

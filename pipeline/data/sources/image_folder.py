@@ -78,7 +78,9 @@ def arrange(listing: Listing, root: str) -> Layout:
         raise UserError(
             f"{root}: has {' and '.join(map(format_names, sayings))}: one of them must say where the objects are."
         )
-    _check_tops(tree, base, tops, root)
+    _check_loose(tree, base, root)
+    if not tops:
+        raise UserError(f"{root}: holds no class folders. {_WANTED}")
     _check_spellings(tops, root)
     roles = _roles(tree, tops, root)
     folders = [(is_test, folder) for is_test, found in roles for folder in found]
@@ -145,20 +147,6 @@ def _plain(path: str) -> str:
 
 def _some(names: Iterable[str], most: int = 5) -> str:
     return list_first(map(format_names, names), most)
-
-
-def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
-    """Checks that there are class folders.
-
-    Args:
-        tree: The listing.
-        base: Folder of the class folders, or of train and test.
-        tops: Folders in it, without masks.
-        root: The root as messages name it.
-    """
-    _check_loose(tree, base, root)
-    if not tops:
-        raise UserError(f"{root}: holds no class folders. {_WANTED}")
 
 
 def _check_loose(tree: _Tree, folder: str, root: str) -> None:

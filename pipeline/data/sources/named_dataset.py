@@ -104,32 +104,34 @@ def read_catalogue(config: SourceConfig) -> NamedDataset:
         UserError: If the set is damaged or laid out differently, or test has classes that train does not
             have.
     """
-    dataset, root = config.dataset, config.root
+    root = config.root
     assert root is not None
     if root.is_file():
         listing = list_root(root, config.cache)
         with _skeleton(root, listing) as folder:
-            place = locate_dataset(dataset, folder)
-            if place is None:
-                raise _not_there(config)
-            parts = _chosen(_read(config, place), config)
-            return _catalogue(config, parts, folder, listing)
-    place = locate_dataset(dataset, root)
+            return _catalogue(config, _read(config, _located(config, folder)), folder, listing)
+    place = _located(config, root)
+    return _catalogue(config, _read(config, place), place, None)
+
+
+def _located(config: SourceConfig, folder: Path) -> Path:
+    place = locate_dataset(config.dataset, folder)
     if place is None:
         raise _not_there(config)
-    return _catalogue(config, _chosen(_read(config, place), config), place, None)
+    return place
 
 
 def _read(config: SourceConfig, place: Path) -> list[SplitListing]:
     known = DATASETS[config.dataset]
     try:
-        return READERS[config.dataset](place, False)
+        parts = READERS[config.dataset](place, False)
     except Exception as error:  # label files have many formats, and their readers raise errors of any type
         said = f"{type(error).__name__}: {format_names(str(error))}".replace("\n", " ")[:300]
         where = format_names(config.root_shown or str(config.root))
         raise UserError(
             f"{where}: {known.title} is there, but cannot be read ({said}). Is it complete? Needed: {known.layout}"
         ) from None
+    return _chosen(parts, config)
 
 
 def _not_there(config: SourceConfig) -> DatasetNotFound:
@@ -244,7 +246,7 @@ def _catalogue(config: SourceConfig, parts: list[SplitListing], folder: Path, li
         boxes |= {row + index: each for index, each in enumerate(part.boxes or ()) if each is not None}
         row += len(part.labels)
     unlisted = _unlisted(names, masks, folder) if config.dataset in LISTED and config.class_list is None else ()
-    files = () if pixels else _files((*names, *unlisted), masks, folder, listing)
+    files = () if pixels else _files((*names, *unlisted), masks, listing)
     told = repr(
         (config.dataset, str(config.root), listing and listing.identity, originals, [classes[o] for o in originals])
     )
@@ -291,9 +293,7 @@ def _originals(parts: list[SplitListing], where: str) -> tuple[Original, ...]:
     return tuple(sorted(trained, key=lambda label: (isinstance(label, str), label)))
 
 
-def _files(
-    names: tuple[str, ...], masks: Mapping[str, int], folder: Path, listing: Listing | None
-) -> tuple[tuple[str, int], ...]:
+def _files(names: tuple[str, ...], masks: Mapping[str, int], listing: Listing | None) -> tuple[tuple[str, int], ...]:
     """Returns names and sizes of all files in the order of reading.
 
     For an archive it is the archive's own order; otherwise each picture is followed by its mask.
@@ -301,7 +301,6 @@ def _files(
     Args:
         names: Names of the pictures.
         masks: Row by the mask's name.
-        folder: Not used.
         listing: Listing of the archive; None for a folder.
     """
     if listing is not None:
@@ -309,13 +308,8 @@ def _files(
         there = tuple(file for file in listing.files if file[0] in wanted)
         # Files that the label files name but the archive lacks come last, and are reported as broken when read.
         return there + tuple((name, -1) for name in sorted(wanted - {name for name, _ in there}))
-    mask_of = {row: name for name, row in masks.items()}
-    order: list[tuple[str, int]] = []
-    for row, name in enumerate(names):
-        order.append((name, -1))
-        if row in mask_of:
-            order.append((mask_of[row], -1))
-    return tuple(order)
+    mask_of = {row: [mask] for mask, row in masks.items()}
+    return tuple((each, -1) for row, name in enumerate(names) for each in (name, *mask_of.get(row, ())))
 
 
 def _unlisted(names: tuple[str, ...], masks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
