@@ -29,14 +29,14 @@ def slow_seed_variance(x: NDArray[Any]) -> float:
     return total / ((k - 1) * (s - 1)) / s
 
 
-def slow_image_variance(a: NDArray[Any], b: NDArray[Any]) -> float:
+def slow_image_variance(a: NDArray[Any], b: NDArray[Any], *, binary: bool = True) -> float:
     seeds, images = a.shape
     d = [[float(a[s, i]) - float(b[s, i]) for i in range(images)] for s in range(seeds)]
     by_image = [sum(d[s][i] for s in range(seeds)) / seeds for i in range(images)]
     by_seed = [sum(d[s]) / images for s in range(seeds)]
     whole = sum(by_image) / images
     square = sum((value - whole) ** 2 for value in by_image)
-    if sum(value != 0 for value in by_image) < 10:
+    if binary and sum(value != 0 for value in by_image) < 10:
         square += 1
     rest = sum((d[s][i] - by_image[i] - by_seed[s] + whole) ** 2 for s in range(seeds) for i in range(images))
     mean_square = rest / ((seeds - 1) * (images - 1))
@@ -132,3 +132,18 @@ def test_images_are_those_of_the_epoch_and_must_be_known_of_every_run() -> None:
     torn = seed_table(runs, ["t0000", "t0001"], correct)
     assert torn is not None
     assert torn.scores is None
+
+
+def test_pseudo_values_of_another_metric_remain_numbers() -> None:
+    runs = [run(of, seed, 0.5) for of in ("t0000", "t0001") for seed in (None, 1001, 1002)]
+    found = np.random.default_rng(0).standard_normal((2, 3, 30)).astype(np.float32)
+    scores = ImageScores()
+    for record, values in zip(runs, found.reshape(6, 30), strict=True):
+        scores.add(record.id, 1, pack_scores(values))
+    table = seed_table(runs, ["t0000", "t0001"], scores)
+    assert table is not None
+    assert table.scores is not None
+    assert (table.scores == found).all()
+    assert table.scores.dtype == np.float32
+    slow = slow_image_variance(found[0], found[1], binary=False)
+    assert table.image_variance(0, 1) == pytest.approx(slow, rel=1e-12)

@@ -35,12 +35,12 @@ class SeedTable:
     Attributes:
         ids: Ids of the configurations, K > 1.
         values: The objective, (K, S), S > 1.
-        scores: Scores of the images, (K, S, N); None if they are not available for every run.
+        scores: Scores of the images, (K, S, N), booleans or pseudo-values; None if a run has none.
     """
 
     ids: Sequence[str]
     values: NDArray[np.float64]
-    scores: NDArray[np.bool_] | NDArray[np.float64] | None
+    scores: NDArray[np.bool_] | NDArray[np.float32] | None
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -145,8 +145,10 @@ def _scores(
     seeds: Sequence[int | None],
     scores: ImageScores,
     epoch: int | None,
-) -> NDArray[np.bool_] | None:
-    """Returns the scores of all runs as booleans, (K, S, N); None if they are not available for every run.
+) -> NDArray[np.bool_] | NDArray[np.float32] | None:
+    """Returns the scores of all runs, (K, S, N), as booleans for accuracy and as pseudo-values for another metric.
+
+    The result is None if scores are not available for every run on the same images.
 
     Args:
         runs: Runs by configuration and seed.
@@ -156,4 +158,4 @@ def _scores(
     """
     found = [[scores.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
     lengths = {None if flags is None else len(flags) for row in found for flags in row}
-    return None if None in lengths or len(lengths) != 1 else np.array(found, dtype=bool)
+    return None if None in lengths or len(lengths) != 1 else np.array(found)
