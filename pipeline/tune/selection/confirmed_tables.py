@@ -18,6 +18,7 @@ from pipeline.score.forecast import assumed_components, estimate_components
 from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, TrialRecord
 from pipeline.tune.objectives.objectives import is_searched_for
+from pipeline.tune.selection.seed_table import degrees_of_freedom, shared_seeds
 from pipeline.tune.task import Resources
 
 Table = NDArray[Any]
@@ -43,15 +44,8 @@ def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict
     sizes = [len(right) for each in runs.values() for right in each.values()]
     if len(set(sizes)) > 1:  # a journal put together by hand, which cannot be compared image by image
         return {}
-    chosen: dict[str, Table] = {}
-    most = -1
-    for least in sorted({len(each) for each in runs.values()}):
-        named = [name for name, each in runs.items() if len(each) >= least]
-        shared = sorted(set.intersection(*(set(runs[name]) for name in named)))
-        freedom = (len(named) - 1) * (len(shared) - 1)
-        if shared and freedom > most:
-            most, chosen = freedom, {name: np.stack([runs[name][seed] for seed in shared]) for name in named}
-    return chosen
+    names, shared = max(shared_seeds(runs), key=lambda found: degrees_of_freedom(*found), default=([], set[int]()))
+    return {name: np.stack([runs[name][seed] for seed in sorted(shared)]) for name in names}
 
 
 def forecast_content(

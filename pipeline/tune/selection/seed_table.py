@@ -16,8 +16,9 @@ Seeds that are alike for all configurations, and images that are hard for all, c
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from pipeline.score.comparison import FEW_DISCORDANT
 from pipeline.score.pooled_error import interaction
 from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, VAL_ACCURACY, TrialRecord
+
+Seed = TypeVar("Seed", int, int | None)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class SeedTable:
     @property
     def degrees_of_freedom(self) -> int:
         """Degrees of freedom of `seed_variance`."""
-        return (len(self.ids) - 1) * (self.seeds - 1)
+        return degrees_of_freedom(self.ids, range(self.seeds))
 
     def seed_variance(self) -> float:
         """Returns MS(configuration x seed) / S: the seeds' part of the variance of a configuration's mean."""
@@ -114,19 +117,36 @@ def seed_table(
         name = trial.of if trial.role == CONFIRMATION else trial.id
         if name in runs and trial.state == COMPLETE and math.isfinite(_value(trial, metric, epoch)):
             runs[name][trial.seed] = trial
-    chosen: tuple[int, int, dict[str, dict[int | None, TrialRecord]], list[int | None]] | None = None
-    for least in sorted({len(found) for found in runs.values()}):
-        whole = {name: found for name, found in runs.items() if len(found) >= least}
-        shared = set.intersection(*(set(found) for found in whole.values()))
-        seeds = sorted(shared, key=lambda seed: (seed is not None, seed or 0))  # None is base.seed, the search's own
-        freedom = (len(whole) - 1) * (len(seeds) - 1) if seeds else 0
-        if freedom > 0 and (chosen is None or (freedom, len(seeds)) > chosen[:2]):
-            chosen = freedom, len(seeds), whole, seeds
-    if chosen is None:
+    names, shared = max(
+        shared_seeds(runs),
+        key=lambda found: (degrees_of_freedom(*found), len(found[1])),
+        default=([], set[int | None]()),
+    )
+    if len(names) < 2 or len(shared) < 2:
         return None
-    _, _, whole, seeds = chosen
+    seeds = sorted(shared, key=lambda seed: (seed is not None, seed or 0))  # None is base.seed, the search's own
+    whole = {name: runs[name] for name in names}
     values = np.array([[_value(found[seed], metric, epoch) for seed in seeds] for found in whole.values()])
-    return SeedTable(list(whole), values, _scores(whole, seeds, scores, epoch))
+    return SeedTable(names, values, _scores(whole, seeds, scores, epoch))
+
+
+def shared_seeds(runs: Mapping[str, Mapping[Seed, object]]) -> Iterator[tuple[list[str], set[Seed]]]:
+    """Yields the configurations that have at least so many seeds, with the seeds that all of them have.
+
+    The configurations become fewer with every step. Those that share no seed are left out.
+
+    Args:
+        runs: Runs by configuration and seed.
+    """
+    for least in sorted({len(found) for found in runs.values()}):
+        names = [name for name, found in runs.items() if len(found) >= least]
+        if shared := set.intersection(*(set(runs[name]) for name in names)):
+            yield names, shared
+
+
+def degrees_of_freedom(configurations: Collection[str], seeds: Collection[Any]) -> int:
+    """Returns the degrees of freedom of the interaction of configurations and seeds."""
+    return (len(configurations) - 1) * (len(seeds) - 1)
 
 
 def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
