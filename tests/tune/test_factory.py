@@ -41,10 +41,3 @@ def test_no_rule_stops_nobody() -> None:
     of = rule("none")
     assert of.rung_epochs == []
     assert all(epoch == 16 or not of.stops(f"t{n:04d}", epoch, -n) for n in range(9) for epoch in range(1, 17))
-
-
-@pytest.mark.parametrize(("name", "share"), [("asha_stopping", 1 / 8), ("median", 0.0), ("none", 1.0)])
-def test_share_that_lasts_is_that_of_the_rungs(name: str, share: float) -> None:
-    assert rule(name).survival_fraction == share
-    if name != "median":
-        assert rule(name, grace_period=16).survival_fraction == 1.0

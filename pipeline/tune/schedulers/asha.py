@@ -50,10 +50,6 @@ class ASHA:
     def rung_epochs(self) -> list[int]:
         return [rung.epoch for rung in self.rungs]
 
-    @property
-    def survival_fraction(self) -> float:
-        return float((1 - self._keep) ** len(self.rungs))
-
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it (see `StoppingRule`).
 

@@ -32,10 +32,6 @@ class Hyperband:
     def rung_epochs(self) -> list[int]:
         return self.brackets[0].rung_epochs
 
-    @property
-    def survival_fraction(self) -> float:
-        return math.fsum(self.brackets[turn].survival_fraction for turn in self._turns) / len(self._turns)
-
     def of(self, trial: str) -> ASHA:
         """Returns the bracket of a trial."""
         return self.brackets[self._turns[trial_number(trial) % len(self._turns)]]

@@ -29,10 +29,6 @@ class MedianStopping:
     def rung_epochs(self) -> list[int]:
         return list(range(self._grace, self._epochs))
 
-    @property
-    def survival_fraction(self) -> float:
-        return 0.0
-
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it (see `StoppingRule`).
 

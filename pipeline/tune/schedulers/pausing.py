@@ -66,10 +66,6 @@ class PausingASHA:
     def rung_epochs(self) -> list[int]:
         return [rung.epoch for rung in self.rungs]
 
-    @property
-    def survival_fraction(self) -> float:
-        return float(self._share ** len(self.rungs))
-
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial (see `Scheduler`).
 

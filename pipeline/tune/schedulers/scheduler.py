@@ -26,17 +26,12 @@ class Scheduler(Protocol):
     Attributes:
         pauses: Whether trials are paused at the rungs, rather than stopped.
         rung_epochs: Epochs at which trials are compared, ascending, without the last epoch.
-        survival_fraction: Share of trials that run in full if every rung lets exactly its share go on; 0 if
-            that may be a single trial.
     """
 
     pauses: bool
 
     @property
     def rung_epochs(self) -> list[int]: ...
-
-    @property
-    def survival_fraction(self) -> float: ...
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial; a repeated report changes nothing.
@@ -72,9 +67,6 @@ class StoppingRule(Protocol):
     @property
     def rung_epochs(self) -> list[int]: ...
 
-    @property
-    def survival_fraction(self) -> float: ...
-
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it, as it does at the last epoch.
 
@@ -103,13 +95,6 @@ class EitherRule:
     @property
     def rung_epochs(self) -> list[int]:
         return self._rules[self._first].rung_epochs
-
-    @property
-    def survival_fraction(self) -> float:
-        """Least share of trials that run in full: the first rule's, as if all metrics let the same trials go
-        on.
-        """
-        return self._rules[self._first].survival_fraction
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial. Rules of metrics that are missing do not count.
