@@ -43,12 +43,8 @@ class ASHA:
     """
 
     def __init__(self, rungs: Sequence[int], factor: float, epochs: int) -> None:
-        self.rungs = [Rung(epoch) for epoch in rungs]
+        self.rungs, self.rung_epochs = [Rung(epoch) for epoch in rungs], list(rungs)
         self._keep, self._epochs = 1 - 1 / factor, epochs
-
-    @property
-    def rung_epochs(self) -> list[int]:
-        return [rung.epoch for rung in self.rungs]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it (see `StoppingRule`).

@@ -19,7 +19,7 @@ class Hyperband:
     """
 
     def __init__(self, brackets: Sequence[ASHA], factor: float) -> None:
-        self.brackets = brackets
+        self.brackets, self.rung_epochs = brackets, brackets[0].rung_epochs
         most = len(brackets) - 1
         # A bracket with n rungs has ceil((most + 1) / (n + 1) * factor^n) of the trials in a turn through all brackets.
         self._turns = [
@@ -27,10 +27,6 @@ class Hyperband:
             for index in range(len(brackets))
             for _ in range(math.ceil((most + 1) / (most - index + 1) * factor ** (most - index)))
         ]
-
-    @property
-    def rung_epochs(self) -> list[int]:
-        return self.brackets[0].rung_epochs
 
     def of(self, trial: str) -> ASHA:
         """Returns the bracket of a trial."""

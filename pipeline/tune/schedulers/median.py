@@ -21,13 +21,10 @@ class MedianStopping:
 
     def __init__(self, grace_period: int, epochs: int) -> None:
         self._grace, self._epochs = grace_period, epochs
+        self.rung_epochs = list(range(grace_period, epochs))
         self._at: dict[int, Rung] = {}
         self._sums: dict[str, tuple[float, int]] = {}
         self._best: dict[str, float] = {}
-
-    @property
-    def rung_epochs(self) -> list[int]:
-        return list(range(self._grace, self._epochs))
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it (see `StoppingRule`).

@@ -58,13 +58,9 @@ class PausingASHA:
     pauses = True
 
     def __init__(self, rungs: Sequence[int], factor: float, epochs: int, metrics: Sequence[str]) -> None:
-        self.rungs = [_Rung(epoch, metrics) for epoch in rungs]
+        self.rungs, self.rung_epochs = [_Rung(epoch, metrics) for epoch in rungs], list(rungs)
         self._share, self._epochs = 1 / factor, epochs
         self._at: dict[str, _Rung] = {}
-
-    @property
-    def rung_epochs(self) -> list[int]:
-        return [rung.epoch for rung in self.rungs]
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial (see `Scheduler`).

@@ -29,9 +29,7 @@ class Scheduler(Protocol):
     """
 
     pauses: bool
-
-    @property
-    def rung_epochs(self) -> list[int]: ...
+    rung_epochs: list[int]
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial; a repeated report changes nothing.
@@ -64,8 +62,7 @@ class Scheduler(Protocol):
 class StoppingRule(Protocol):
     """Rule by one metric that ends trials early and pauses none. See `Scheduler`."""
 
-    @property
-    def rung_epochs(self) -> list[int]: ...
+    rung_epochs: list[int]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Adds a report and returns whether the trial ends with it, as it does at the last epoch.
@@ -91,10 +88,7 @@ class EitherRule:
     def __init__(self, rules: Mapping[str, StoppingRule]) -> None:
         self._rules = rules
         self._first = next(iter(rules))
-
-    @property
-    def rung_epochs(self) -> list[int]:
-        return self._rules[self._first].rung_epochs
+        self.rung_epochs = rules[self._first].rung_epochs
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Adds a report and returns the decision on its trial. Rules of metrics that are missing do not count.
