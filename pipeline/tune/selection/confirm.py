@@ -45,11 +45,6 @@ class ConfirmedResult:
         return (self.trial, *self.confirmations)
 
     @property
-    def search_value(self) -> float:
-        """Value of the search's own run."""
-        return self.trial.metric(self.objective)
-
-    @property
     def confirmation_values(self) -> tuple[float, ...]:
         """Values of the confirmations; NaN for a failed one."""
         return self.further(self.objective)
