@@ -13,6 +13,7 @@ monotonic clock, from which the time spent is computed.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,10 +120,17 @@ class TrialRecord:
         """Pairs of an epoch's seconds and its usage of the machine, for epochs in which usage was measured."""
         return [(self.epochs[epoch].get("seconds", 0.0), usage) for epoch, usage in sorted(self.usage.items())]
 
-    def metric(self, name: str) -> float:
-        """Returns a metric at the last reported epoch, or the value measured before training; NaN if there is none."""
+    def metric(self, name: str, epoch: int | None = None) -> float:
+        """Returns a metric; NaN if there is none.
+
+        Args:
+            name: The metric's name.
+            epoch: The epoch; None for the last reported one, or else the value measured before training.
+        """
+        if epoch is not None:
+            return self.epochs.get(epoch, {}).get(name, math.nan)
         last = self.epochs[self.last_epoch] if self.epochs else {}
-        return last.get(name, self.measured.get(name, float("nan")))
+        return last.get(name, self.measured.get(name, math.nan))
 
 
 class SearchCallback(Protocol):

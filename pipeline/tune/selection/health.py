@@ -270,11 +270,8 @@ def _ratio_of_trials(search: _Search) -> float | None:
     """
     found = []
     for epoch in (*search.rungs[:1], None):
-        if epoch is None:
-            values = [trial.metric(search.first) for trial in search.tried if trial.state == COMPLETE]
-        else:
-            values = [trial.epochs.get(epoch, {}).get(search.first, math.nan) for trial in search.tried]
-        values = [value for value in values if math.isfinite(value)]
+        tried = [trial for trial in search.tried if epoch is not None or trial.state == COMPLETE]
+        values = [value for trial in tried if math.isfinite(value := trial.metric(search.first, epoch))]
         table, rows = search.table(epoch)
         if table is not None and len(values) >= 3:
             images = (table.mean_image_variance(rows) or 0.0) / 2
@@ -356,7 +353,7 @@ def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) 
     """
     from scipy import stats  # as above
 
-    pairs = [(trial.epochs.get(rung, {}).get(metric, math.nan), trial.metric(metric)) for trial in completed]
+    pairs = [(trial.metric(metric, rung), trial.metric(metric)) for trial in completed]
     pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
     early, late = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if len(pairs) < RUNG_TRIALS or len(set(early)) < 2 or len(set(late)) < 2:

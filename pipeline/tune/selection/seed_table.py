@@ -115,7 +115,7 @@ def seed_table(
     runs: dict[str, dict[int | None, TrialRecord]] = {name: {} for name in of}
     for trial in trials:
         name = trial.of if trial.role == CONFIRMATION else trial.id
-        if name in runs and trial.state == COMPLETE and math.isfinite(_value(trial, metric, epoch)):
+        if name in runs and trial.state == COMPLETE and math.isfinite(trial.metric(metric, epoch)):
             runs[name][trial.seed] = trial
     names, shared = max(
         shared_seeds(runs),
@@ -126,7 +126,7 @@ def seed_table(
         return None
     seeds = sorted(shared, key=lambda seed: (seed is not None, seed or 0))  # None is base.seed, the search's own
     whole = {name: runs[name] for name in names}
-    values = np.array([[_value(found[seed], metric, epoch) for seed in seeds] for found in whole.values()])
+    values = np.array([[found[seed].metric(metric, epoch) for seed in seeds] for found in whole.values()])
     return SeedTable(names, values, _scores(whole, seeds, scores, epoch))
 
 
@@ -147,17 +147,6 @@ def shared_seeds(runs: Mapping[str, Mapping[Seed, object]]) -> Iterator[tuple[li
 def degrees_of_freedom(configurations: Collection[str], seeds: Collection[Any]) -> int:
     """Returns the degrees of freedom of the interaction of configurations and seeds."""
     return (len(configurations) - 1) * (len(seeds) - 1)
-
-
-def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
-    """Returns a metric of a trial; NaN if it is missing.
-
-    Args:
-        trial: The trial.
-        metric: The metric's name.
-        epoch: The epoch; None for the last one.
-    """
-    return trial.metric(metric) if epoch is None else trial.epochs.get(epoch, {}).get(metric, math.nan)
 
 
 def _scores(

@@ -83,14 +83,10 @@ def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
         metric: Name of the metric.
         epoch: The epoch; None for the last one of a trial that ran in full.
     """
-    if trial.state == FAILED:
-        diverged = (trial.reason or "").startswith("diverged")
-        if epoch is not None and metric in trial.epochs.get(epoch, {}):
-            return float(trial.epochs[epoch][metric])
-        return -np.inf if diverged else np.nan
-    if epoch is None:
-        return trial.metric(metric) if trial.state == COMPLETE else np.nan
-    return float(trial.epochs.get(epoch, {}).get(metric, np.nan)) if trial.state in (COMPLETE, PRUNED) else np.nan
+    if trial.state == FAILED and (epoch is None or metric not in trial.epochs.get(epoch, {})):
+        return -np.inf if (trial.reason or "").startswith("diverged") else np.nan
+    compared = (COMPLETE,) if epoch is None else (COMPLETE, PRUNED, FAILED)
+    return float(trial.metric(metric, epoch)) if trial.state in compared else np.nan
 
 
 def basis(shares: Array, *, categorical: bool) -> Array:
