@@ -318,7 +318,7 @@ def _rungs(search: _Search) -> Finding | None:
     weak: list[tuple[int, float, int]] = []
     judged = 0
     for rung in search.rungs:
-        known = [found for metric in search.metrics if (found := _rank_correlation(completed, metric, rung))]
+        known = [found for metric in search.metrics if (found := rank_correlation(completed, metric, rung))]
         judged += bool(known)
         # A trial that is good by one metric alone goes on too. A rung is at fault only if no metric predicts the end.
         if known and all(_upper_limit(correlation, trials) < RUNG_CORRELATION for correlation, trials in known):
@@ -340,13 +340,16 @@ def _rungs(search: _Search) -> Finding | None:
     return Finding("rungs", seen, advice)
 
 
-def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) -> tuple[float, int] | None:
+def rank_correlation(
+    completed: Sequence[TrialRecord], metric: str, rung: int, least: int = RUNG_TRIALS
+) -> tuple[float, int] | None:
     """Returns Spearman's rank correlation between a rung and the end.
 
     Args:
         completed: Trials that ran in full.
         metric: Metric by which they are compared.
         rung: Epoch of the rung.
+        least: Fewest trials with both values.
 
     Returns:
         The correlation and the number of trials; None if these are too few or have equal values.
@@ -356,7 +359,7 @@ def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) 
     pairs = [(trial.metric(metric, rung), trial.metric(metric)) for trial in completed]
     pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
     early, late = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if len(pairs) < RUNG_TRIALS or len(set(early)) < 2 or len(set(late)) < 2:
+    if len(pairs) < least or len(set(early)) < 2 or len(set(late)) < 2:
         return None
     return float(stats.spearmanr(early, late).statistic), len(pairs)
 

@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
-
 from pipeline.artifacts.search_result import (
     ConfigResult,
     Epochs,
@@ -36,7 +34,7 @@ from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 from pipeline.tune.selection.confirmed_tables import forecast_content
-from pipeline.tune.selection.health import examine_search
+from pipeline.tune.selection.health import examine_search, rank_correlation
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 
@@ -223,14 +221,9 @@ def rung_correlations(
         Correlations by the rung's epoch, as text.
     """
     completed = [trial for trial in trials if trial.state == COMPLETE]
-    found: dict[str, RungCorrelation] = {}
-    for rung in rung_epochs:
-        pairs = [(t.epochs[rung][objective], t.metric(objective)) for t in completed if rung in t.epochs]
-        early, late = [first for first, _ in pairs], [last for _, last in pairs]
-        if len(pairs) >= 3 and len(set(early)) > 1 and len(set(late)) > 1:
-            correlation = float(stats.spearmanr(early, late).statistic)
-            found[str(rung)] = RungCorrelation(correlation=round(correlation, 4), trials=len(pairs))
-    return found
+    known = {rung: rank_correlation(completed, objective, rung, 3) for rung in rung_epochs}
+    found = {str(rung): pair for rung, pair in known.items() if pair is not None}
+    return {rung: RungCorrelation(correlation=round(value, 4), trials=count) for rung, (value, count) in found.items()}
 
 
 def _number(value: float) -> float | None:
