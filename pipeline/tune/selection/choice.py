@@ -36,6 +36,7 @@ from pipeline.tune.objectives.objectives import (
 )
 from pipeline.tune.selection.candidates import ChoiceRule, default_within, empty_share, rank_key, select_candidates
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
+from pipeline.tune.selection.findings import count_words
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Choice:
             confirmed=[each.trial.id for each in self.candidates],
             equal=list(self.equal),
             decided_by=self.rule.then if self.rule.then and len(self.equal) > 1 else self.rule.objectives.first,
-            value=None if self.rule.then is None else _finite(self.best.mean_of(self.rule.then)),
-            further_value=None if self.rule.then is None else _finite(self.best.further_mean(self.rule.then)),
+            value=None if self.rule.then is None else finite_or_none(self.best.mean_of(self.rule.then)),
+            further_value=None if self.rule.then is None else finite_or_none(self.best.further_mean(self.rule.then)),
             further_seeds=len(self.best.confirmations),
             why="",
         )
@@ -179,7 +180,7 @@ def describe_choice(choice: ChoiceResult) -> str:
     confirmed, equal, then = len(choice.confirmed), len(choice.equal), choice.then
     words = words_of(choice.metric, choice.margin)
     best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
-    seeds = _count(1 + choice.further_seeds, "seed")
+    seeds = count_words(1 + choice.further_seeds, "seed")
     if confirmed == 1:
         return f"the only candidate that was left, with {seeds}"
     of = f"of {confirmed} configurations with {seeds} each"
@@ -189,7 +190,7 @@ def describe_choice(choice: ChoiceResult) -> str:
     if error is None:
         reach = "no standard error is known, so only equal values count as equal"
     else:
-        errors = _count(choice.within, "standard error")
+        errors = count_words(choice.within, "standard error")
         reach = f"within {errors} of {words.format_size(error, 2)}, and {margin}"
     if equal == 1:
         return f"{of}, {best}; {words.label} tells it from all others ({reach})"
@@ -200,11 +201,8 @@ def describe_choice(choice: ChoiceResult) -> str:
     return f"{said}; {then} decided ({format_metric(then, further)} over its further seeds)"
 
 
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'s' * (number != 1)}"
-
-
-def _finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
+    """Returns a figure for JSON, which cannot represent infinity and NaN: None for these."""
     return value if value is not None and math.isfinite(value) else None
 
 

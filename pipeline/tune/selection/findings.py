@@ -20,3 +20,8 @@ def describe_findings(findings: Sequence[Finding] | None) -> list[str]:
     if unknown := [found.seen for found in findings if found.kind == UNKNOWN]:
         lines.append(f"Not examined: {'; '.join(unknown)}.")
     return lines
+
+
+def count_words(number: float, noun: str) -> str:
+    """Returns a number with its noun, in the plural unless it is 1."""
+    return f"{number:g} {noun}{'s' * (number != 1)}"

@@ -26,6 +26,7 @@ from pipeline.tune.dimension import Dimension
 from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
+from pipeline.tune.selection.findings import count_words
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
 from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, examine_edge, make_sample
 from pipeline.tune.space import SearchSpace
@@ -207,7 +208,7 @@ def _end(dimension: Dimension, value: Any, share: float) -> bool | None:
 def _no_effect(search: _Search) -> Finding | None:
     most = max((len(sample.trials) for sample in search.samples), default=0)
     if most < EFFECT_TRIALS:
-        seen = f"which parameters have an effect ({_count(most, 'trial')}, {EFFECT_TRIALS} are needed)"
+        seen = f"which parameters have an effect ({count_words(most, 'trial')}, {EFFECT_TRIALS} are needed)"
         return Finding("no_effect", seen, kind=UNKNOWN)
     without: list[str] = []
     examined: dict[str, None] = {}
@@ -395,7 +396,3 @@ def _validation_images(search: _Search) -> Finding | None:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,6 +1,5 @@
 """Figures of a finished search: counts, time spent and saved, values of best configuration and controls, rungs."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from pipeline.tune.objectives.objectives import Objectives, objectives_from_para
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, study_allowance
 from pipeline.tune.selection.candidates import pareto_front
-from pipeline.tune.selection.choice import Choice
+from pipeline.tune.selection.choice import Choice, finite_or_none
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.selection.health import examine_search, rank_correlation
@@ -131,7 +130,7 @@ def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
 
 
 def _objective_values(objectives: Objectives, trial: TrialRecord) -> dict[str, Any]:
-    return dict(zip(objectives.objectives, map(_number, objectives.objective_values(trial)), strict=True))
+    return dict(zip(objectives.objectives, map(finite_or_none, objectives.objective_values(trial)), strict=True))
 
 
 def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) -> ConfigResult:
@@ -142,13 +141,13 @@ def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) ->
         confirmed: The configuration with its runs.
         trial: `trial`, its id; absent for a control, which has a name.
     """
-    measured: dict[str, Any] = {name: _number(confirmed.trial.metric(name)) for name in objectives.metrics}
+    measured: dict[str, Any] = {name: finite_or_none(confirmed.trial.metric(name)) for name in objectives.metrics}
     return ConfigResult(
         **trial,
-        val_accuracy=_number(confirmed.trial.metric(VAL_ACCURACY)),
-        val_loss=_number(confirmed.trial.metric("val/loss")),
-        further_seeds=[_number(value) for value in confirmed.confirmation_values],
-        further_mean=None if confirmed.confirmation_mean is None else _number(confirmed.confirmation_mean),
+        val_accuracy=finite_or_none(confirmed.trial.metric(VAL_ACCURACY)),
+        val_loss=finite_or_none(confirmed.trial.metric("val/loss")),
+        further_seeds=[finite_or_none(value) for value in confirmed.confirmation_values],
+        further_mean=finite_or_none(confirmed.confirmation_mean),
         **measured,
     )
 
@@ -224,8 +223,3 @@ def rung_correlations(
     known = {rung: rank_correlation(completed, objective, rung, 3) for rung in rung_epochs}
     found = {str(rung): pair for rung, pair in known.items() if pair is not None}
     return {rung: RungCorrelation(correlation=round(value, 4), trials=count) for rung, (value, count) in found.items()}
-
-
-def _number(value: float) -> float | None:
-    """Returns a figure for JSON, which cannot represent infinity and NaN: None for these."""
-    return value if math.isfinite(value) else None
