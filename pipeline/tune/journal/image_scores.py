@@ -11,7 +11,7 @@ the journal, and a line torn by a crash is dropped.
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,19 @@ class ImageScores:
         """Returns the scores of a trial's images at an epoch, (N,); None if they were not stored."""
         packed = self._packed.get((trial, epoch))
         return None if packed is None else unpack_scores(packed)
+
+    def table(self, runs: Sequence[Sequence[tuple[str, int]]]) -> Scores | None:
+        """Returns the scores of runs in rows and columns, (K, S, N).
+
+        Args:
+            runs: Pairs (trial, epoch).
+
+        Returns:
+            The table; None if a run has no scores, or not of as many images as the others.
+        """
+        found = [[self.at(*run) for run in row] for row in runs]
+        lengths = {None if scores is None else len(scores) for row in found for scores in row}
+        return None if None in lengths or len(lengths) != 1 else np.array(found)
 
 
 def scores_path(folder: Path) -> Path:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pipeline.artifacts.search_result import ChoiceResult
 from pipeline.errors import UserError
 from pipeline.score.metrics.wording import words_of
@@ -136,13 +134,8 @@ def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) 
     """Returns the standard error of a difference of two candidates; None without scores of every run on the
     same images.
     """
-    tables = [[scores.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
-    if len(tables) < 2 or any(row is None for rows in tables for row in rows):
-        return None
-    lengths = {len(row) for rows in tables for row in rows if row is not None}
-    if len(lengths) != 1 or lengths == {1}:
-        return None
-    return pooled_error(np.array(tables))
+    table = scores.table([[(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates])
+    return None if table is None or len(table) < 2 or table.shape[2] < 2 else pooled_error(table)
 
 
 def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:

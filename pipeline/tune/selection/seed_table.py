@@ -127,7 +127,8 @@ def seed_table(
     seeds = sorted(shared, key=lambda seed: (seed is not None, seed or 0))  # None is base.seed, the search's own
     whole = {name: runs[name] for name in names}
     values = np.array([[found[seed].metric(metric, epoch) for seed in seeds] for found in whole.values()])
-    return SeedTable(names, values, _scores(whole, seeds, scores, epoch))
+    table = scores.table([[(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in whole.values()])
+    return SeedTable(names, values, table)
 
 
 def shared_seeds(runs: Mapping[str, Mapping[Seed, object]]) -> Iterator[tuple[list[str], set[Seed]]]:
@@ -147,24 +148,3 @@ def shared_seeds(runs: Mapping[str, Mapping[Seed, object]]) -> Iterator[tuple[li
 def degrees_of_freedom(configurations: Collection[str], seeds: Collection[Any]) -> int:
     """Returns the degrees of freedom of the interaction of configurations and seeds."""
     return (len(configurations) - 1) * (len(seeds) - 1)
-
-
-def _scores(
-    runs: Mapping[str, Mapping[int | None, TrialRecord]],
-    seeds: Sequence[int | None],
-    scores: ImageScores,
-    epoch: int | None,
-) -> NDArray[np.bool_] | NDArray[np.float32] | None:
-    """Returns the scores of all runs, (K, S, N), as booleans for accuracy and as pseudo-values for another metric.
-
-    The result is None if scores are not available for every run on the same images.
-
-    Args:
-        runs: Runs by configuration and seed.
-        seeds: The shared seeds.
-        scores: Scores of the validation images, by run.
-        epoch: The epoch; None for each run's last one.
-    """
-    found = [[scores.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
-    lengths = {None if flags is None else len(flags) for row in found for flags in row}
-    return None if None in lengths or len(lengths) != 1 else np.array(found)
