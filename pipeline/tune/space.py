@@ -91,10 +91,6 @@ class SearchSpace:
         encoded = self.encode(values)
         return [share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
 
-    def size_fraction(self, path: str, value: Any) -> float:
-        """Returns how far an encoded value is through its dimension's range, in [0, 1]."""
-        return share_of(distribution_of(self.dimensions[path]), value)
-
     def steps(self) -> dict[str, int | None]:
         """Returns the number of values of each dimension, by dotted path; None for a continuous one."""
         return {path: num_steps(distribution) for path, distribution in self.distributions().items()}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
 from pipeline.config import Values
+from pipeline.tune.dimension import share_of
 from pipeline.tune.space import Encoded, SearchSpace
 
 ENUMERATED = 20_000
@@ -112,7 +113,7 @@ class Untried:
             if path in fixed or isinstance(distribution, CategoricalDistribution):
                 away = np.where(np.arange(count) == place, 0.0, math.inf if path in fixed else 1.0)
             else:
-                shares = np.array([self._share(path, index) for index in range(count)])
+                shares = np.array([share_of(distribution, self._value(path, index)) for index in range(count)])
                 away = (shares - shares[int(place)]) ** 2
             distance = np.add.outer(distance, away).ravel()
         taken = np.array([[int(part) for part in key] for key in avoided], dtype=np.int64).reshape(-1, len(counts))
@@ -150,10 +151,6 @@ class Untried:
                 if self._key(found) not in avoided:
                     return found
             widening += 1
-
-    def _share(self, path: str, index: int) -> float:
-        value = self._value(path, index)
-        return self._space.size_fraction(path, value)
 
     def _value(self, path: str, index: int) -> Any:
         distribution = self._distributions[path]
