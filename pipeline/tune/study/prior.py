@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +52,18 @@ class Prior:
 
     def __init__(self, space: SearchSpace, recipe: Values = MappingProxyType({})) -> None:
         self._num_dims = len(space.dimensions)
-        self._marginals: list[tuple[int, _Marginal]] = []
+        self._marginals: list[tuple[int, _ChoiceMarginal | _NumberMarginal]] = []
         self.centers: Encoded = {}
         distributions = space.distributions()
         for dim, (path, spec) in enumerate(space.dimensions.items()):
             given = spec.get("prior", {"center": recipe[path]} if path in recipe else None)
             if given is not None:
-                marginal = _make_marginal(distributions[path], spec.get("choices"), given)
+                distribution, choices = distributions[path], spec.get("choices")
+                marginal: _ChoiceMarginal | _NumberMarginal = (
+                    _NumberMarginal(distribution, given)
+                    if choices is None
+                    else _ChoiceMarginal(distribution, choices, given)
+                )
                 self._marginals.append((dim, marginal))
                 self.centers[path] = marginal.center
 
@@ -108,32 +113,8 @@ def sobol_point(dimensions: int, *, seed: int, number: int) -> list[float]:
     return point
 
 
-class _Marginal(Protocol):
-    """Density of one dimension, relative to the uniform density.
-
-    Attributes:
-        center: Encoded value at the density's centre.
-    """
-
-    center: Any
-
-    def log_density(self, shares: Array) -> Array: ...
-
-    def quantile(self, levels: Array) -> Array: ...
-
-
-class _Shape(Protocol):
-    """Distribution over [0, 1]."""
-
-    def log_density(self, shares: Array) -> Array: ...
-
-    def mass(self, start: Array, end: Array) -> Array: ...
-
-    def quantile(self, levels: Array) -> Array: ...
-
-
 class _Normal:
-    """Normal distribution, truncated to [0, 1], in which its mean lies."""
+    """Normal distribution, truncated to [0, 1], in which its mean lies. It has the methods of `_Beta`."""
 
     def __init__(self, mean: float, sd: float) -> None:
         self._mean, self._sd = mean, min(max(sd, SD_BOUNDS[0]), SD_BOUNDS[1])
@@ -203,17 +184,6 @@ class _Scale:
         return math.log(self.length) + (np.log(values) if self.log else 0.0)
 
 
-def _make_marginal(distribution: Any, choices: Sequence[Any] | None, given: DimensionPrior) -> _Marginal:
-    """Returns the density of one dimension.
-
-    Args:
-        distribution: Optuna's distribution of the dimension.
-        choices: Its choices; None for numbers.
-        given: Its prior, in one of the forms of `pipeline.tune.prior_check`.
-    """
-    return _NumberMarginal(distribution, given) if choices is None else _ChoiceMarginal(distribution, choices, given)
-
-
 class _ChoiceMarginal:
     """Probabilities of choices, each of which has an equal share of the unit interval.
 
@@ -269,7 +239,7 @@ class _NumberMarginal:
         self._scale = _Scale(max(self._own.start, low / 2) if log else self._own.start, self._own.end, log)
         if form == "beta":
             a, b = given["beta"]
-            self._shape: _Shape = _Beta(a, b)
+            self._shape: _Beta | _Normal = _Beta(a, b)
             self.center = value_at(distribution, min((a - 1) / (a + b - 2) if a + b > 2 else 0.5, BELOW_ONE))
             return
         middle, sd = (given["center"], given.get("spread")) if form == "center" else given[form]
