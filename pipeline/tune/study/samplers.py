@@ -50,13 +50,9 @@ def check_sampler(params: Params, space: SearchSpace) -> None:
     Raises:
         UserError: the space does not suit the sampler; the message names the dimensions and the remedy.
     """
-    name = params.search.sampler.name
-    said = f"params.yaml: search.sampler.name: {name}"
-    if name == "grid":
-        _check_grid(space, said)
-
-
-def _check_grid(space: SearchSpace, said: str) -> None:
+    if params.search.sampler.name != "grid":
+        return
+    said = "params.yaml: search.sampler.name: grid"
     endless = [path for path, steps in space.steps().items() if steps is None]
     if endless:
         raise UserError(
