@@ -132,12 +132,13 @@ def _train(
         if epoch.number in rungs or epoch.number == params.train.epochs:
             metrics |= score_attention(epoch.model, data, objectives)
             scores = _pack_scores(epoch, data, objectives, params)
+        report = partial(_report, epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
         if not due:
             wait()  # reports must arrive in the order of their epochs
-            _report(epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
+            report()
             return None
         sidecar: Sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
-        return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, epoch.usage, sidecar)
+        return partial(_save_checkpoint, report, sidecar)
 
     # At a rung, the scheduler's decision must arrive before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
@@ -163,11 +164,7 @@ def _pack_scores(epoch: Epoch, data: TrainingData, objectives: Objectives, param
 
 
 def _save_checkpoint(
-    epoch: int,
-    metrics: Mapping[str, float],
-    objective: str,
-    scores: str | None,
-    usage: Mapping[str, float],
+    report: Callable[..., None],
     sidecar: Sidecar,
     weights: nn.Module | Mapping[str, Tensor],
     state: TrainState | None,
@@ -175,18 +172,14 @@ def _save_checkpoint(
     """Writes a checkpoint and reports its epoch.
 
     Args:
-        epoch: Number of the epoch, counted from 1.
-        metrics: The epoch's metrics by name.
-        objective: Name of the first objective.
-        scores: Packed scores of the validation images; None if not available.
-        usage: Usage of the machine by name.
+        report: `_report` of this epoch, which takes the checkpoint.
         sidecar: The checkpoint's sidecar.
         weights: The network, or its state dict.
         state: Training state; None to store the weights alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
-        _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder), usage)
+        report(checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Values) -> bool:
@@ -233,9 +226,9 @@ def _report(
         "metrics": dict(metrics),
         "usage": dict(usage),
         "failed": None,
+        "scores": scores,
+        "node": driver_among_nodes(),
     }
-    report["scores"] = scores
-    report["node"] = driver_among_nodes()
     tune.report(report, checkpoint=checkpoint)
 
 
