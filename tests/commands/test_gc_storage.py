@@ -13,7 +13,7 @@ from pipeline.cluster.storage import join, write_text
 from pipeline.commands.gc import collect_garbage
 from pipeline.commands.status import describe_search, describe_searches
 from pipeline.tune.journal.records import COMPLETE, CONTROL, TRIAL
-from pipeline.tune.journal.remote_files import NOTE, list_checkpoints, mark_in_use, read_remote_files
+from pipeline.tune.journal.remote_files import NOTE, mark_in_use, note_checkpoint_folder, read_remote_files
 from pipeline.workspace import Workspace
 
 
@@ -38,7 +38,7 @@ def _search(workspace: Workspace, place: str, seed: int | None = None, *, ended:
     content = content_of(workspace)
     with open_search(workspace, content if seed is None else other(content, seed)) as journal:
         folder = Path(journal._file.name).parent
-        root = list_checkpoints(place, folder)
+        root = note_checkpoint_folder(place, folder)
         mark_in_use(join(place, "data", "d"), folder)
         write_text(join(place, "data", "d", ".whole"), "")
         for number, name in enumerate(["baseline", "t0000", "t0001", "t0002"]):

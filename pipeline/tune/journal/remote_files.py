@@ -61,7 +61,7 @@ def read_remote_files(folder: Path) -> RemoteFiles | None:
         return None
 
 
-def list_checkpoints(storage: str, folder: Path) -> str:
+def note_checkpoint_folder(storage: str, folder: Path) -> str:
     """Returns the address of a search's folder of checkpoints in storage, after noting it."""
     noted = _noted(folder)
     place = join(storage, "searches", f"{folder.name}-{noted.id}")

@@ -13,7 +13,7 @@ from pipeline.cluster.nodes import NodeRequirements, NodeResult, check_nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.cluster.storage import check_storage, worker_environment
 from pipeline.models.model_config import Weights
-from pipeline.tune.journal.remote_files import list_checkpoints, mark_in_use
+from pipeline.tune.journal.remote_files import mark_in_use, note_checkpoint_folder
 from pipeline.tune.task import RunSpec
 
 MEGABYTE = 10**6
@@ -80,7 +80,7 @@ def open_runtime(task: RunSpec) -> Iterator[Runtime]:
                 mark_in_use(place_in(storage, bundle), task.folder)
             bundle = send_bundle(bundle, limit_bytes=limit, storage=storage)
         capacity = Capacity(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
-        checkpoints = list_checkpoints(storage, task.folder) if storage else str(task.folder / "ray")
+        checkpoints = note_checkpoint_folder(storage, task.folder) if storage else str(task.folder / "ray")
         requirements = dataclasses.replace(requirements, bundle=bundle, sendable=bool(bundle.chunks or bundle.shared))
         with make_admission_rules(requirements, answers) as admission:
             yield Runtime(checkpoints, bundle, capacity, admission)
