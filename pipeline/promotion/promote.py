@@ -88,7 +88,8 @@ def promote_challenger(
         yield f"{rule.outcome:10} {rule.name}: {rule.detail}"
         if rule.outcome == ACCEPTED:
             yield f"{'':10} enough to decide would be {rule.to_decide}"
-    _note(workspace, name, challenger.version, champion, rules, reason, look, dry_run=dry_run)
+    judged = {"name": name, "version": challenger.version, "champion": champion, "outcome": outcome, "dry_run": dry_run}
+    _note(workspace, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]})
     if outcome not in (PASSED, ACCEPTED):
         raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
     if dry_run:
@@ -337,38 +338,9 @@ def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
         yield "the registry stopped answering before the move was fully recorded; the next move completes the record"
 
 
-def _note(
-    workspace: Workspace,
-    name: str,
-    version: int,
-    champion: int | None,
-    rules: Sequence[Rule],
-    reason: str | None,
-    look: int,
-    *,
-    dry_run: bool,
-) -> None:
-    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry.
-
-    Args:
-        workspace: Workspace whose state gets the line.
-        name: Name of the model.
-        version: Version that was judged.
-        champion: Version of the champion; None if there is none.
-        rules: Results of the rules.
-        reason: Reason that the user gave; None without one.
-        look: Number of the look; 0 if it is unknown.
-        dry_run: Whether the challenger was only judged.
-    """
+def _note(workspace: Workspace, judged: Mapping[str, object]) -> None:
+    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry."""
     path = workspace.state / "promotions.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"time": time.time(), "by": user_name(), "name": name, "version": version, "champion": champion}
-    line |= {
-        "outcome": overall_outcome(rules),
-        "dry_run": dry_run,
-        "reason": reason,
-        "look": look or None,
-        "rules": [asdict(r) for r in rules],
-    }
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({"time": time.time(), "by": user_name(), **judged}) + "\n")
