@@ -171,21 +171,18 @@ def predictions_on_same_test(
         UserError: the champion has to run on the images, but the data here are others, or it does not accept the
             images.
     """
-    pair = (champion, challenger)
+    found = None
     if is_judged_out_of_fold(challenger) or is_judged_out_of_fold(champion):
-        if (common := _recorded_on_both(store, champion, challenger)) is not None:
-            how = "as recorded when it was evaluated"
-            if common.folds:
-                how = f"by its predictions out of fold, of {common.folds} folds"
-            look = _look(workspace, store, params, *pair)
-            return CorrectOnTest(common.ids, common.correct, how, look, common.probabilities)
-        if is_judged_out_of_fold(challenger):
+        found = _recorded_on_both(store, champion, challenger)
+        if found is None and is_judged_out_of_fold(challenger):
             return None
-    if is_same_test(champion, challenger):
+    if found is None and is_same_test(champion, challenger):
         found = recorded_predictions(store, champion)
-        if found is not None:
-            how, look = "as recorded when it was evaluated", _look(workspace, store, params, *pair)
-            return CorrectOnTest(found.ids, found.correct, how, look, found.probabilities)
+    if found is not None:
+        how, look = "as recorded when it was evaluated", _look(workspace, store, params, champion, challenger)
+        if found.folds:
+            how = f"by its predictions out of fold, of {found.folds} folds"
+        return CorrectOnTest(found.ids, found.correct, how, look, found.probabilities)
     key = "-".join(
         version_tag(version, tag)[:16]
         for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
@@ -198,7 +195,7 @@ def predictions_on_same_test(
         with np.load(kept) as archive:
             known = {name: archive[name] for name in archive.files}
         if "probabilities" in known or not needs_probabilities:
-            look = _look(workspace, store, params, *pair)
+            look = _look(workspace, store, params, champion, challenger)
             return CorrectOnTest(known["ids"], known["correct"], how, look, known.get("probabilities"))
     data, answers, look = _run(workspace, store, params, champion, challenger)
     ids = np.asarray(data.split.test)
