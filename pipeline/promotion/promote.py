@@ -20,7 +20,7 @@ from pipeline.promotion.predictions import (
     recorded_predictions,
     version_tag,
 )
-from pipeline.promotion.registered_version import REPAIR, find_registered_version, registered_json
+from pipeline.promotion.registered_version import AGAIN, REPAIR, find_registered_version, registered_json
 from pipeline.score.classify import classification_scores
 from pipeline.score.metrics.chosen_metric import chosen_metric, find_metric
 from pipeline.score.metrics.metric import ACCURACY, Metric
@@ -141,7 +141,7 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
             "  run `make repro`, or name the version: sar-search promote --version N"
         )
     if found.lost:
-        raise UserError(f"{found.lost}\n  `make repro` registers it again from models/ (nothing is trained)")
+        raise UserError(f"{found.lost}\n  `make repro` {AGAIN}")
     if found.other:
         raise UserError(
             f"{found.other_words}\n  make that one the challenger again: {REPAIR}\n"

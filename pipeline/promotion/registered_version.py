@@ -17,7 +17,7 @@ from pipeline.workspace import Workspace
 REPAIR = single_item_command("register")
 """Command that registers the content of models/ and results/ again as the challenger, without training."""
 
-
+AGAIN = "registers it again from models/ (nothing is trained)"
 UNREADABLE = "does not say which version was registered"
 
 
@@ -100,11 +100,9 @@ def describe_registry(workspace: Workspace) -> str:
     except UserError as error:
         return f"cannot be asked whether it still has what was registered: {error}"
     if found is None:
-        return (
-            f"{_note(workspace)} {UNREADABLE}: `sar-search repro` registers it again from models/ (nothing is trained)"
-        )
+        return f"{_note(workspace)} {UNREADABLE}: `sar-search repro` {AGAIN}"
     if found.lost:
-        return f"{found.lost}: `sar-search repro` registers it again from models/ (nothing is trained)"
+        return f"{found.lost}: `sar-search repro` {AGAIN}"
     if found.other:
         return (
             f"models:/{found.name}/{found.version}; {found.other_words}: `{REPAIR}` makes it the challenger again, "
