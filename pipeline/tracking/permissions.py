@@ -1,8 +1,6 @@
 """Permissions of a user on a server, checked before any work, so that hours of training do not end in a refusal."""
 
-from mlflow.exceptions import MlflowException
-
-from pipeline.tracking.store import KIND, Store, as_user_error, client, require_artifacts, short_timeouts
+from pipeline.tracking.store import KIND, Store, as_user_error, client, find_existing, require_artifacts, short_timeouts
 
 FILLED_BY = {"sar.filled_by": "sar-search"}
 
@@ -35,10 +33,7 @@ def require_access(store: Store, *, experiment: str, model: str, timeout_s: floa
         if found is not None:
             require_artifacts(store, experiment, str(found.artifact_location))
         with as_user_error(store, f"writing to the registered model {model!r}"):
-            try:
-                registry.get_registered_model(model)
+            # The register stage creates a model that does not exist.
+            if find_existing(lambda: registry.get_registered_model(model)) is not None:
                 for key, value in FILLED_BY.items():
                     registry.set_registered_model_tag(model, key, value)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the register stage creates it
-                    raise

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
 from pipeline.tracking.pending import PARENT_TAG, RunUpdate, RunWriter, now_ms
-from pipeline.tracking.store import Store, as_user_error, client, experiment_id, user_name
+from pipeline.tracking.store import Store, as_user_error, client, experiment_id, find_existing, user_name
 
 KEY_TAG = "sar.key"
 
@@ -75,12 +74,8 @@ def log_run(
 
 def has_run(registry: MlflowClient, run_id: str) -> bool:
     """Returns whether a run exists and is not deleted in MLflow; nothing can be added to a deleted run."""
-    try:
-        return bool(registry.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
+    run = find_existing(lambda: registry.get_run(run_id))
+    return run is not None and bool(run.info.lifecycle_stage == "active")
 
 
 def find_first(store: Store, runs: Sequence[str]) -> str | None:

@@ -15,13 +15,14 @@ import ssl
 import sys
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import Request, build_opener, getproxies, proxy_bypass, url2pathname
@@ -39,6 +40,7 @@ from pipeline.tracking.moved_store import ARTIFACTS, settle_addresses
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag with which the UI opens an experiment's training runs rather than its pages for language models."""
 
+T = TypeVar("T")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 SCHEMA_WAIT_S = 180.0
 """Longest wait for another process that creates the schema: it takes seconds on a laptop, a minute on a loaded node."""
@@ -255,6 +257,16 @@ def as_user_error(store: Store, doing: str) -> Iterator[None]:
     except _failures() as error:
         said, advice = refusal(store, error)
         raise UserError(f"{doing} failed at {store.shown}\n  {said}" + (f"\n  {advice}" if advice else "")) from None
+
+
+def find_existing(call: Callable[[], T]) -> T | None:
+    """Returns the answer to a call of MLflow about something that is named; None if it does not exist."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def refusal(store: Store, error: Exception) -> tuple[str, str]:

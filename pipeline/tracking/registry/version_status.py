@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.moved_store import is_empty
 from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, find_fault
-from pipeline.tracking.store import Store, as_user_error, client, short_timeouts
+from pipeline.tracking.store import Store, as_user_error, client, find_existing, short_timeouts
 
 
 @dataclass(frozen=True)
@@ -47,35 +45,16 @@ def version_status(store: Store, name: str, version: int, model_hash: str) -> Ve
         return NOTHING
     registry = client(store)
     with short_timeouts(10.0), as_user_error(store, f"looking for version {version} of {name!r}"):
-        try:
-            aliases = registry.get_registered_model(name).aliases
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        model = find_existing(lambda: registry.get_registered_model(name))
+        if model is None:
             return NOTHING
-        found = _version(registry, name, str(version))
+        found = find_existing(lambda: registry.get_model_version(name, str(version)))
         there = found is not None and found.tags.get(HASH_TAG) == model_hash
         fault = find_fault(store, found, fetch=False) if found is not None and there else ""
-        if (number := aliases.get(CHALLENGER)) is None:
+        if (number := model.aliases.get(CHALLENGER)) is None:
             return VersionStatus(there, fault, None)
-        other = _version(registry, name, str(number))
+        other = find_existing(lambda: registry.get_model_version(name, str(number)))
         return VersionStatus(there, fault, int(number), _made_by(other) if other else "")
-
-
-def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | None:
-    """Returns a version, or None if it does not exist.
-
-    Args:
-        registry: client of the store.
-        name: name of the registered model.
-        number: number of the version.
-    """
-    try:
-        return registry.get_model_version(name, number)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
 
 
 def _made_by(version: ModelVersion) -> str:

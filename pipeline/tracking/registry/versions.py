@@ -24,7 +24,7 @@ from mlflow.models import Model
 from pipeline.errors import UserError, single_item_command
 from pipeline.tracking.registry.package import hash_model, hash_packed, pack, require_portable
 from pipeline.tracking.single_run import has_run
-from pipeline.tracking.store import Store, as_global_store, as_user_error, client, experiment_id
+from pipeline.tracking.store import Store, as_global_store, as_user_error, client, experiment_id, find_existing
 
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"
@@ -209,14 +209,13 @@ def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredMod
     Raises:
         UserError: no such model, or a store that fails.
     """
-    try:
-        return registry.get_registered_model(name)
-    except (MlflowException, OSError) as error:
-        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-            raise UserError(f"reading the model {name!r} failed at {store.shown}\n  {store.reason(error)}") from None
+    with as_user_error(store, f"reading the model {name!r}"):
+        found = find_existing(lambda: registry.get_registered_model(name))
+    if found is None:
         raise UserError(
             f"{store.shown} has no model {name!r}\n  `make repro` registers one, also again if this store has lost it"
-        ) from None
+        )
+    return found
 
 
 def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, Any]) -> str:
