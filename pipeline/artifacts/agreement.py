@@ -13,6 +13,7 @@ from pipeline.artifacts.best_config import BestConfig, read_fold_searches
 from pipeline.config import Params, Values, parameters, part_params
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, single_item_command
+from pipeline.provenance.stage_inputs import value_at
 from pipeline.workspace import Workspace, part_folder
 
 _ABSENT = object()
@@ -94,15 +95,12 @@ def _noted(noted: Values, path: str) -> Any:
     if path in noted:
         return noted[path]
     section, _, rest = path.partition(".")
-    value = noted.get(section)
-    for key in rest.split("."):
-        if not isinstance(value, dict) or key not in value:
-            # A parameter that params.yaml leaves out has its default. If its section is not listed, DVC has not
-            # recorded the parameter.
-            default = parameters()[path].get_default(call_default_factory=True, validated_data={})
-            return json.loads(json.dumps(default)) if section in noted else _ABSENT
-        value = value[key]
-    return value
+    value = value_at(noted.get(section), rest, _ABSENT)
+    if value is not _ABSENT or section not in noted:
+        return value
+    # A parameter that params.yaml leaves out has its default. If its section is not listed, DVC has not recorded it.
+    default = parameters()[path].get_default(call_default_factory=True, validated_data={})
+    return json.loads(json.dumps(default))
 
 
 def _changed(found: BestConfig, params: Params) -> list[tuple[str, tuple[Any, Any]]]:

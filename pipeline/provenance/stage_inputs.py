@@ -85,10 +85,10 @@ def absent_parameters(workspace: Workspace) -> list[str]:
     for declared in map(_mapping, stages.values()):
         for entry in _listed(declared, "params"):
             # If a section is listed whole, the file may omit some of its parameters, but not all of them.
-            whole = _value(tree, entry, _ABSENT) is _ABSENT
+            whole = value_at(tree, entry, _ABSENT) is _ABSENT
             listed |= dict.fromkeys(_leaves(entry) if whole else [entry])
         listed |= dict.fromkeys(name for dep in _listed(declared, "deps") for name in _INTERPOLATED.findall(dep))
-    return [path for path in listed if _value(tree, path, _ABSENT) is _ABSENT]
+    return [path for path in listed if value_at(tree, path, _ABSENT) is _ABSENT]
 
 
 def check_carried(workspace: Workspace) -> None:
@@ -174,7 +174,7 @@ def _filled(declared: Tree, tree: Any) -> tuple[str, ...]:
     """Returns the files and folders that a stage depends on, with parameters in their paths replaced by their
     values.
     """
-    filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
+    filled = (_INTERPOLATED.sub(lambda match: str(value_at(tree, match[1])), dep) for dep in _listed(declared, "deps"))
     return tuple(dep for dep in filled if "://" not in dep)
 
 
@@ -189,10 +189,10 @@ def _leaves(entry: str) -> list[str]:
 
 
 def _values(tree: Any, paths: Iterable[str]) -> Values:
-    return {path: _value(tree, path) for path in paths}
+    return {path: value_at(tree, path) for path in paths}
 
 
-def _value(tree: Any, path: str, absent: Any = None) -> Any:
+def value_at(tree: Any, path: str, absent: Any = None) -> Any:
     """Returns the value at a dotted path.
 
     Args:
