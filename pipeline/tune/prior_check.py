@@ -42,7 +42,7 @@ def prior_problems(dimension: Dimension) -> list[str]:
     prior, categorical = dimension["prior"], dimension["type"] == "categorical"
     forms = CATEGORICAL_FORMS if categorical else FORMS
     if not isinstance(prior, dict):
-        return [f"prior: given {format_value(prior)}{comma_words(prior)}; needed: a mapping with {_one_of(forms)}"]
+        return [f"prior: {given_words(prior)}; needed: a mapping with {_one_of(forms)}"]
     known = [key for form, beside in forms.items() for key in (form, beside) if key]
     unknown = [
         f"prior: unknown key {format_value(key)} for a {dimension['type']} parameter{stray_words(key, value)}; "
@@ -94,7 +94,7 @@ def _number_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> 
     if form == "center":
         problems = []
         if not _is_number(given) or not holds(distribution, given):
-            problems = [f"center: {_given(given)}; allowed: {describe_allowed(distribution)}"]
+            problems = [f"center: {given_words(given)}; allowed: {describe_allowed(distribution)}"]
         if "spread" in prior:
             problems += _sd_problems("spread", prior["spread"], factor=distribution.log)
         return problems
@@ -128,7 +128,7 @@ def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:
     if _is_number(sd) and sd > (1 if factor else 0):
         return []
     allowed = "a factor above 1, such as 2 for twice or half" if factor else "a number above 0, in the parameter's unit"
-    return [f"{name}: {_given(sd)}; allowed: {allowed}"]
+    return [f"{name}: {given_words(sd)}; allowed: {allowed}"]
 
 
 def _choice_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> list[str]:
@@ -144,20 +144,20 @@ def _choice_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> 
     if form == "center":
         problems = []
         if find_choice(choices, given) is None:
-            problems = [f"center: {_given(given)}; allowed: {named}"]
+            problems = [f"center: {given_words(given)}; allowed: {named}"]
         weight = prior.get("weight", 0.5)
         if not _is_number(weight) or not 0 < weight < 1:
-            problems += [f"weight: {_given(weight)}; allowed: a probability above 0 and below 1"]
+            problems += [f"weight: {given_words(weight)}; allowed: a probability above 0 and below 1"]
         return problems
     if not isinstance(given, dict) or not given:
-        return [f"probabilities: {_given(given)}; needed: a mapping of choices to probabilities"]
+        return [f"probabilities: {given_words(given)}; needed: a mapping of choices to probabilities"]
     problems = [
         f"probabilities: given {format_value(choice)}{stray_words(choice, value)}; the choices: {named}"
         for choice, value in given.items()
         if find_choice(choices, choice) is None
     ]
     problems += [
-        f"probabilities: {format_value(choice)}: {_given(value)}; allowed: a probability above 0 and below 1"
+        f"probabilities: {format_value(choice)}: {given_words(value)}; allowed: a probability above 0 and below 1"
         for choice, value in given.items()
         if not _is_number(value) or not 0 < value < 1
     ]
@@ -178,5 +178,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _given(value: Any) -> str:
+def given_words(value: Any) -> str:
+    """Returns the words for a value in a message on a mistake."""
     return f"given {format_value(value)}{comma_words(value)}"

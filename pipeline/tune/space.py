@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution
 
 from pipeline.config import Params, Values
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
+from pipeline.errors import UserError, format_value, join_lines, quote_name
 from pipeline.tune.dimension import (
     Dimension,
     choice_label,
@@ -32,6 +32,7 @@ from pipeline.tune.dimension import (
     share_of,
     value_at,
 )
+from pipeline.tune.prior_check import given_words
 from pipeline.tune.space_check import control_problems, dimension_problems
 
 Encoded = dict[str, Any]
@@ -141,8 +142,8 @@ class SearchSpace:
         ]
         for path, distribution in self.distributions().items():
             if path in values and not holds(distribution, choice_label(values[path])):
-                given = f"{format_value(values[path])}{comma_words(values[path])}"
-                problems.append(f"{path}: given {given}; {self.file} allows {describe_allowed(distribution)}")
+                given, allowed = given_words(values[path]), describe_allowed(distribution)
+                problems.append(f"{path}: {given}; {self.file} allows {allowed}")
         return problems
 
     def recipe(self) -> "SearchSpace":

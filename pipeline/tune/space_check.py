@@ -6,9 +6,9 @@ from fractions import Fraction
 from typing import Any, cast, get_args
 
 from pipeline.config import Params, parameters, unknown_parameter
-from pipeline.errors import IN_LISTS, UserError, comma_words, format_value, stray_words
+from pipeline.errors import IN_LISTS, UserError, format_value, stray_words
 from pipeline.tune.dimension import Dimension, choice_label
-from pipeline.tune.prior_check import prior_problems
+from pipeline.tune.prior_check import given_words, prior_problems
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
@@ -68,8 +68,7 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
-            given = f"{format_value(dimension.get(key))}{comma_words(dimension.get(key))}"
-            return [f"{key}: given {given}; needed: a {'whole ' * (number == (int,))}number"]
+            return [f"{key}: {given_words(dimension.get(key))}; needed: a {'whole ' * (number == (int,))}number"]
     low, high, step = dimension["low"], dimension["high"], dimension.get("step")
     if not low < high:
         return [f"low {low} must be below high {high}"]
@@ -84,7 +83,7 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
         fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
-            return [f"step: given {format_value(step)}{comma_words(step)}; allowed: {allowed}"]
+            return [f"step: {given_words(step)}; allowed: {allowed}"]
         rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
         if rest:  # Optuna would lower `high` on its own, with no more than a warning
             last = float(Fraction(str(high)) - rest)

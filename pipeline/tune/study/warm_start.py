@@ -13,11 +13,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params, Values
-from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
+from pipeline.errors import UserError, join_lines, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
 from pipeline.files.user_files import read_user_file
 from pipeline.tune.journal.records import COMPLETE, METHOD, PRUNED, SearchHistory
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, USER_METRIC, Objectives, objectives_from_params
+from pipeline.tune.prior_check import given_words
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.table_cells import parse_cell
 
@@ -95,10 +96,8 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
     """
     try:
         table = parse_table(decode_text(read_user_file(path)))
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
-        raise UserError(f"{where}: cannot be read ({error}).") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     columns = table.columns if table.rows else ()
     objectives = objectives_from_params(params)
     if missing := [name for name in (*space.dimensions, *objectives.objectives) if name not in columns]:
@@ -115,7 +114,7 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
         problems += [f"{where}: line {number}: {problem}" for problem in space.values_outside(values)]
         metric = partial(_figure, row)
         problems += [
-            f"{where}: line {number}: {name}: given {format_value(row[name])}{comma_words(row[name])}; needed: a number"
+            f"{where}: line {number}: {name}: {given_words(row[name])}; needed: a number"
             for name in objectives.objectives
             if not math.isfinite(metric(name))
         ]
