@@ -59,6 +59,10 @@ class ChoiceRule:
         """Metric that decides among equals; None if there is none."""
         return self.objectives.then
 
+    def then_gain(self, value: float) -> float:
+        """Returns a value of the metric that decides among equals, more is better; -inf if it is not finite."""
+        return maximise(self.then or "", value) if math.isfinite(value) else -math.inf
+
 
 def choice_rule(params: Params) -> ChoiceRule:
     """Returns the rule that the parameters ask for."""
@@ -100,11 +104,12 @@ def select_candidates(
             `rule.words.margin`.
     """
     ranked = rank_trials(trials, rule)
-    if rule.then is None or not ranked:
+    then = rule.then
+    if then is None or not ranked:
         return ranked[: rule.top]
     best, *others = ranked
     near = [trial for trial in others if _is_near(trial, best, rule, scores or ImageScores())]
-    return [best, *sorted(near, key=lambda trial: -then_value(trial, rule))[: rule.top - 1]]
+    return [best, *sorted(near, key=lambda trial: -rule.then_gain(trial.metric(then)))[: rule.top - 1]]
 
 
 def rank_trials(trials: Iterable[TrialRecord], rule: ChoiceRule) -> list[TrialRecord]:
@@ -159,12 +164,6 @@ def rank_key(trial: TrialRecord, objectives: Objectives = ACCURACY_ALONE) -> tup
     """
     loss = trial.metric("val/loss")
     return objectives.gain(trial), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
-
-
-def then_value(trial: TrialRecord, rule: ChoiceRule) -> float:
-    """Returns a trial's value of the metric that decides among equals, more is better; -inf if it is missing."""
-    value = maximise(rule.then, trial.metric(rule.then)) if rule.then else math.nan
-    return -math.inf if math.isnan(value) else value
 
 
 def _is_near(trial: TrialRecord, best: TrialRecord, rule: ChoiceRule, scores: ImageScores) -> bool:

@@ -28,7 +28,6 @@ from pipeline.tune.objectives.objectives import (
     OF_ATTENTION,
     Objectives,
     format_metric,
-    maximise,
     otherwise_by,
     violated,
 )
@@ -118,11 +117,11 @@ def choose_best(
     sign = rule.words.sign
     whole.sort(key=lambda each: (sign * each.mean, *rank_key(each.trial, rule.objectives)), reverse=True)
     error = _standard_error(whole, scores)
-    equal = [whole[0]]
-    if rule.then is not None:
+    equal, best = [whole[0]], whole[0]
+    if (then := rule.then) is not None:
         reach = min(rule.within * (error or 0.0), rule.words.margin)
         equal += [each for each in whole[1:] if sign * (whole[0].mean - each.mean) <= reach + _ROUNDING]
-    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of several maxima, the first
+        best = max(equal, key=lambda candidate: rule.then_gain(candidate.mean_of(then)))  # of several maxima, the first
     return Choice(best, tuple(whole), tuple(each.trial.id for each in equal), error, rule)
 
 
@@ -136,14 +135,6 @@ def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) 
     """
     table = scores.table([[(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates])
     return None if table is None or len(table) < 2 or table.shape[2] < 2 else pooled_error(table)
-
-
-def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:
-    """Returns the mean of the metric that decides among equals, more is better; 0 without such a metric."""
-    if rule.then is None:
-        return 0.0
-    value = candidate.mean_of(rule.then)
-    return maximise(rule.then, value) if math.isfinite(value) else -math.inf
 
 
 def describe_rule(params: Any) -> str:
