@@ -155,15 +155,11 @@ class Objectives:
         Args:
             measured: Values by metric.
         """
-
-        def metric(name: str) -> float:
-            return measured.get(name, math.nan)
-
-        parameter = {metric_name: name for name, metric_name in LIMITED.items()}
+        parameter = {metric: name for name, metric in LIMITED.items()}
         return [
-            f"search.constraints.{parameter[name]}: {name} is {format_metric(name, metric(name))}, allowed: "
-            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {format_metric(name, self.limits[name])}"
-            for name, amount in self.violations(metric).items()
+            f"search.constraints.{parameter[name]}: {name} is {format_metric(name, measured[name])}, "
+            f"{_allowed(name, self.limits[name])}"
+            for name, amount in self.violations(lambda name: measured.get(name, math.nan)).items()
             if amount > 0
         ]
 
@@ -367,10 +363,13 @@ def violated(records: Iterable[TrialRecord], objectives: Objectives) -> str:
         nearest = best(known, key=lambda record: record.metric(name))
         lines.append(
             f"  {name}: the {'lowest' if name in LOWER_IS_BETTER else 'highest'} was "
-            f"{format_metric(name, nearest.metric(name))} ({nearest.id}), allowed: "
-            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {format_metric(name, limit)}"
+            f"{format_metric(name, nearest.metric(name))} ({nearest.id}), {_allowed(name, limit)}"
         )
     return "\n".join(lines)
+
+
+def _allowed(name: str, limit: float) -> str:
+    return f"allowed: {'at most' if name in LOWER_IS_BETTER else 'at least'} {format_metric(name, limit)}"
 
 
 def is_valid_result(record: TrialRecord, objectives: Objectives) -> bool:
