@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -149,11 +149,11 @@ class SearchLog(ClosedByStatus):
 
         self._enqueue(trial_id, note)
 
-    def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    def log_epoch(self, trial_id: str | None, epoch: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a trial after an epoch.
 
         Args:
-            trial_id: id of the trial.
+            trial_id: id of the trial; None: the search as a whole.
             epoch: counted from 1; it becomes MLflow's step.
             metrics: values by name.
         """
@@ -194,8 +194,7 @@ class SearchLog(ClosedByStatus):
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Logs metrics of the search as a whole."""
-        values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
-        self._enqueue(None, lambda update: update.add_metrics(values, step, time_ms))
+        self.log_epoch(None, step, metrics)
 
     def log_artifacts(self, trial_id: str | None, folder: Path) -> None:
         """Logs the files in a folder, for a trial or, if `trial_id` is None, for the search.
@@ -284,11 +283,8 @@ class SearchLog(ClosedByStatus):
                 pause = min(backoff, 2.0) if closing else backoff
 
     def _take_updates(self) -> None:
-        while True:
-            try:
-                trial_id, note = self._notes.get_nowait()
-            except Empty:
-                return
+        while not self._notes.empty():  # no other thread takes notes
+            trial_id, note = self._notes.get()
             note(self._update_of(trial_id))
 
     def _flush(self) -> bool:

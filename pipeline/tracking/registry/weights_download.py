@@ -7,7 +7,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.tracking.store import Store, as_global_store, client
+from pipeline.tracking.store import Store, as_global_store, as_user_error, client
 from pipeline.train.sidecar import SIDECAR
 
 SPEC = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -55,13 +55,9 @@ def fetch_checkpoint(store: Store, name: str, version: int, folder: Path) -> Pat
         ValueError: a model that was not registered by this pipeline.
         UserError: the store fails.
     """
-    try:
-        with as_global_store(store):
-            fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"models:/{name}/{version}: fetching it from {store.shown} failed\n  {store.reason(error)}"
-        ) from None
+    address = f"models:/{name}/{version}"
+    with as_user_error(store, f"fetching {address}"), as_global_store(store):
+        fetched = mlflow.artifacts.download_artifacts(address, dst_path=str(folder))
     checkpoint = Path(fetched) / "artifacts" / "checkpoint"
     if not (checkpoint / SIDECAR).is_file():
         raise ValueError(f"version {version} of {name} was not registered by this pipeline: it has no checkpoint")
