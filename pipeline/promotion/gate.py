@@ -121,10 +121,8 @@ def _metric(inputs: GateInputs, params: PromoteParams) -> Rule:
 def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
     least = params.min_metric if params.min_accuracy is None else params.min_accuracy
     if least is None:
-        passed, bound = (
-            inputs.accuracy > inputs.commonest,
-            f"above {format_percent(inputs.commonest)}, the most frequent class",
-        )
+        passed = inputs.accuracy > inputs.commonest
+        bound = f"above {format_percent(inputs.commonest)}, the most frequent class"
     else:
         passed, bound = inputs.accuracy >= least, f"at least {format_percent(least)}"
     said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} {inputs.tested_on}; needed: {bound}"
@@ -195,12 +193,8 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("control", UNDECIDED, said, enough)
     # Whether a loss is shown is judged at the confidence of the comparison.
     if arms.low is not None and arms.high is not None and _turned(words, arms.low, arms.high)[1] < 0:
-        return Rule(
-            "control",
-            UNDECIDED,
-            f"{said}. A {words.harm} is shown, which promote.first_undecided does not accept",
-            enough,
-        )
+        said += f". A {words.harm} is shown, which promote.first_undecided does not accept"
+        return Rule("control", UNDECIDED, said, enough)
     said += (
         f". A {words.harm} of up to {words.format_difference(-worst).lstrip('+')} is not ruled out, and is accepted "
         "since there is no champion (promote.first_undecided: accept)"
@@ -229,11 +223,8 @@ def _enough(arms: ArmsTag, distance: float, confidence: float, words: MetricWord
         words: Metric in words.
         better: Whether the configuration must be better than the control, instead of not worse.
     """
-    truth = (
-        f"(if it is better by {words.format_difference(distance).lstrip('+')})"
-        if better
-        else "(if both are equally good)"
-    )
+    size = words.format_difference(distance).lstrip("+")
+    truth = f"(if it is better by {size})" if better else "(if both are equally good)"
     if arms.variance_parts:
         return f"{truth} {describe_enough(arms.variance_parts, distance, confidence)}"
     # Without the components of variance, the interval is assumed to shrink with more seeds and images together.
@@ -246,20 +237,16 @@ def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:
     said = f"expected calibration error {format_percent(inputs.ece)}"
     if params.max_ece is None:
         return Rule("calibration", PASSED, f"{said}; no bound (promote.max_ece)")
-    passed = inputs.ece <= params.max_ece
-    return Rule(
-        "calibration", PASSED if passed else FAILED, f"{said}; needed: at most {format_percent(params.max_ece)}"
-    )
+    said += f"; needed: at most {format_percent(params.max_ece)}"
+    return Rule("calibration", PASSED if inputs.ece <= params.max_ece else FAILED, said)
 
 
 def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
-    if params.max_latency_ms is None or inputs.latency_ms is None:
+    taken, most = inputs.latency_ms, params.max_latency_ms
+    if taken is None or most is None:
         return Rule("latency", PASSED, "not measured (promote.max_latency_ms)")
-    passed = inputs.latency_ms <= params.max_latency_ms
-    said = (
-        f"{inputs.latency_ms:.1f} ms for one image alone on this machine; needed: at most {params.max_latency_ms:g} ms"
-    )
-    return Rule("latency", PASSED if passed else FAILED, said)
+    said = f"{taken:.1f} ms for one image alone on this machine; needed: at most {most:g} ms"
+    return Rule("latency", PASSED if taken <= most else FAILED, said)
 
 
 def _interval(words: MetricWords, low: float, high: float, confidence: float) -> str:
