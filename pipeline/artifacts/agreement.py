@@ -56,8 +56,7 @@ def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None
     if fingerprint not in (None, found.fingerprint):
         raise UserError(
             f"{path}: of the search {found.fingerprint[:16]}, but the retrained networks are of "
-            f"{str(fingerprint)[:16]}. "
-            "Run `dvc repro` without naming a stage."
+            f"{str(fingerprint)[:16]}. Run `dvc repro` without naming a stage."
         )
     if changed := _changed(found, params):
         lines = [

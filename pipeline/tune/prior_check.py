@@ -163,10 +163,8 @@ def _choice_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> 
     ]
     if problems:
         return problems
-    total, all_named = (
-        math.fsum(given.values()),
-        len({find_choice(choices, choice) for choice in given}) == len(choices),
-    )
+    total = math.fsum(given.values())
+    all_named = len({find_choice(choices, choice) for choice in given}) == len(choices)
     if all_named and abs(total - 1) > ROUNDING:
         return [f"probabilities: they add up to {total:g}; needed: 1, where every choice has one"]
     if not all_named and total > 1 - ROUNDING:

@@ -288,10 +288,8 @@ class SearchHistory:
         elif kind == "checkpoint":
             trial.checkpoint, trial.dropped = event["path"], False
         elif kind == "measured":
-            trial.measured = {
-                **event["metrics"],
-                **trial.measured,
-            }  # a restarted trial measures again, and its first values stay
+            # A restarted trial measures again, and its first values stay.
+            trial.measured = {**event["metrics"], **trial.measured}
         elif kind == "paused":
             trial.paused = True
             del self._since[name]
