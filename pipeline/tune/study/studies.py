@@ -37,11 +37,7 @@ class StudyWithScheduler:
     def ask(self) -> TrialRecord:
         """Returns the next trial."""
         number, values = self.adapter.ask()
-        return TrialRecord(self.trial_id(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
-
-    def trial_id(self, number: int) -> str:
-        """Returns the id of the trial with this number."""
-        return f"{self.prefix}{number:04d}"
+        return TrialRecord(f"{self.prefix}{number:04d}", number, {**values, **self.fixed}, role=TRIAL, study=self.name)
 
 
 def make_studies(
