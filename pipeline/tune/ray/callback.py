@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 
 from pipeline.cluster.connect import Capacity
 from pipeline.cluster.storage import address_of
@@ -17,9 +18,6 @@ from pipeline.errors import UserError, join_lines
 from pipeline.tune.controller import SearchController
 from pipeline.tune.journal.records import FAILED, INFEASIBLE
 from pipeline.tune.ray.worker_entry import REFUSED
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
 
 LOOK_S = 2.0
 """Seconds between two checks of whether the user has asked the search to finish."""
@@ -47,32 +45,30 @@ class JournalCallback(tune.Callback):
         self._failures: Counter[str] = Counter()
         self._looked = 0.0
 
-    def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         # Ray asks for the next trial only when one has ended, which may take hours.
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             with self.capture_fatal():
                 self._controller.check_stop_request()
 
-    def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._capacity is not None:
             with self.capture_fatal():
                 self._controller.journal.resume(trial.config["trial"])
 
     def on_trial_result(
-        self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         if "measured" in result:
             with self.capture_fatal():
                 self._controller.journal.measured(trial.config["trial"], result["measured"])
 
-    def on_checkpoint(
-        self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
-    ) -> None:
+    def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:
         with self.capture_fatal():
             self._controller.checkpoint(trial.config["trial"], address_of(checkpoint))
 
-    def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result
         with self.capture_fatal():
             if REFUSED in result:
@@ -84,12 +80,12 @@ class JournalCallback(tune.Callback):
             else:
                 self._controller.release(trial.config["trial"])
 
-    def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # A worker has died, and Ray starts the trial again, which would fail again on a full disk.
         with self.capture_fatal():
             self._check_room(_reason(trial))
 
-    def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         said, name = _reason(trial), trial.config["trial"]
         with self.capture_fatal():
             self._check_room(said)
@@ -131,7 +127,7 @@ class JournalCallback(tune.Callback):
             raise
 
 
-def _reason(trial: "Trial") -> str:
+def _reason(trial: Trial) -> str:
     """Returns the error of a trial from Ray's files.
 
     Ray writes it to a file in the trial's directory, and on a full disk may not have copied it any further.
