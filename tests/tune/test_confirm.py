@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, VAL_ACCURACY, TrialRecord
 from pipeline.tune.selection.candidates import ChoiceRule, empty_share, select_candidates
 from pipeline.tune.selection.choice import choose_best
 from pipeline.tune.selection.confirm import confirm_results, confirmation_runs
@@ -117,22 +117,22 @@ def test_more_seeds_keep_those_that_were_there() -> None:
 def test_confirmed_setting_has_the_mean_over_all_seeds_and_over_the_further_ones() -> None:
     record = trial(0, 0.9)
     found = confirm_results(record, {run.id: run for run in again(record, 0.6, 0.75)}, 2, base_seed=0)
-    assert found.confirmation_values == (0.6, 0.75)
+    assert found.further(VAL_ACCURACY) == (0.6, 0.75)
     assert found.mean == 0.75
-    assert found.confirmation_mean == 0.675
+    assert found.further_mean(VAL_ACCURACY) == 0.675
 
 
 def test_confirmations_that_are_still_to_come_do_not_count() -> None:
     record = trial(0, 0.9)
     runs = again(record, 0.6, 0.75)
     runs[1].state = None
-    assert confirm_results(record, {run.id: run for run in runs}, 2, base_seed=0).confirmation_values == (0.6,)
-    assert confirm_results(record, {}, 2, base_seed=0).confirmation_mean is None
+    assert confirm_results(record, {run.id: run for run in runs}, 2, base_seed=0).further(VAL_ACCURACY) == (0.6,)
+    assert confirm_results(record, {}, 2, base_seed=0).further_mean(VAL_ACCURACY) is None
     assert confirm_results(record, {}, 2, base_seed=0).mean == 0.9
     # Nor do those of seeds that are no longer asked for.
     assert confirm_results(
         record, {run.id: run for run in again(record, 0.6, 0.75)}, 1, base_seed=0
-    ).confirmation_values == (0.6,)
+    ).further(VAL_ACCURACY) == (0.6,)
 
 
 def test_lucky_candidate_loses_to_the_one_that_is_better_over_all_seeds() -> None:

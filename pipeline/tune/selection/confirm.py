@@ -45,19 +45,9 @@ class ConfirmedResult:
         return (self.trial, *self.confirmations)
 
     @property
-    def confirmation_values(self) -> tuple[float, ...]:
-        """Values of the confirmations; NaN for a failed one."""
-        return self.further(self.objective)
-
-    @property
     def mean(self) -> float:
         """Mean over all seeds; -inf if any run failed, since such a configuration must not be named the best."""
         return self.mean_of(self.objective)
-
-    @property
-    def confirmation_mean(self) -> float | None:
-        """Mean over the further seeds; None without any."""
-        return self.further_mean(self.objective)
 
     def mean_of(self, metric: str) -> float:
         """Returns the mean of a metric over all seeds; -inf if any run lacks it."""

@@ -146,8 +146,8 @@ def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) ->
         **trial,
         val_accuracy=finite_or_none(confirmed.trial.metric(VAL_ACCURACY)),
         val_loss=finite_or_none(confirmed.trial.metric("val/loss")),
-        further_seeds=[finite_or_none(value) for value in confirmed.confirmation_values],
-        further_mean=finite_or_none(confirmed.confirmation_mean),
+        further_seeds=[finite_or_none(value) for value in confirmed.further(objectives.first)],
+        further_mean=finite_or_none(confirmed.further_mean(objectives.first)),
         **measured,
     )
 
