@@ -134,7 +134,7 @@ def seed_table(
 def shared_seeds(runs: Mapping[str, Mapping[Seed, object]]) -> Iterator[tuple[list[str], set[Seed]]]:
     """Yields the configurations that have at least so many seeds, with the seeds that all of them have.
 
-    The configurations become fewer with every step. Those that share no seed are left out.
+    The configurations become fewer with every step. Configurations that share no seed are left out.
 
     Args:
         runs: Runs by configuration and seed.
