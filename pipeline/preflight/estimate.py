@@ -8,7 +8,7 @@ Both are computed from the steps that `pipeline.preflight.profile` has just time
 
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from pipeline.config import Params
 from pipeline.console.format import format_count, format_size
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
+from pipeline.preflight.profile import StepCost, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
 from pipeline.preflight.trial_forecast import forecast_trials, survival_shares
 from pipeline.train.memory import out_of_memory_advice
@@ -101,29 +101,6 @@ class Estimate:
         lines += [" " * 10 + ", ".join(more)] if more else []
         lines += [f"{' ' * 10}{describe_seconds(self.retraining)} for retraining"] if self.retraining else []
         return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])
-
-
-def estimate_search(
-    plan: Plan, work: RemainingWork, *, price: float | None = None, num_checkpoints: int = 5, recent: bool = False
-) -> Estimate:
-    """Measures a few steps, checks memory and disk, and estimates the search.
-
-    Args:
-        plan: The plan of the search.
-        work: The remaining work.
-        price: Price of an hour, as in `estimate`.
-        num_checkpoints: Number of checkpoints that the search leaves on disk.
-        recent: Whether a measurement of the last minutes is reused, as in `profile_steps`.
-
-    Raises:
-        UserError: A training step does not fit in memory, or the checkpoints do not fit on the disk.
-    """
-    cost = profile_steps(plan, recent=recent)
-    check_memory(cost, plan)
-    check_disk(cost, plan, num_checkpoints)
-    found = estimate(plan, cost, work, price=price)
-    disk = describe_disk(cost, plan, num_checkpoints)
-    return replace(found, retraining=retraining_seconds(plan, cost), estimated=cost.estimated, disk=disk)
 
 
 def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | None = None) -> Estimate:
@@ -340,23 +317,6 @@ def _span(low: float, high: float, *, digits: int) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def describe_estimate(plan: Plan, history: SearchHistory, *, recent: bool = False) -> list[str]:
-    """Returns the expected duration of the rest of the search, in lines; times a few steps if anything is left.
-
-    Args:
-        plan: The plan of the search.
-        history: History of the search so far.
-        recent: Whether a measurement of the last minutes is reused, if it was made for the same plan.
-
-    Raises:
-        UserError: As in `measure`.
-    """
-    work = remaining_work(plan, history)
-    if not work.trials + work.full_runs:
-        return [f"{'expected':<10}nothing of the search: all of its runs have ended"]
-    return measure(plan, work, recent=recent).describe()
-
-
 def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     """Returns the maximum number of runs of the search, less those that have ended.
 
@@ -389,26 +349,6 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
         gpus=resources.gpus,
         trial_epochs=left,
     )
-
-
-def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimate:
-    """Times a few training steps, and checks that the work fits memory, disk and budget.
-
-    Args:
-        plan: The plan of the search.
-        work: The remaining work.
-        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
-
-    Raises:
-        UserError: Memory or disk does not suffice, or the budget is too small for one trial.
-    """
-    params, resources = plan.params, plan.resources
-    price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = estimate_search(
-        plan, work, price=price, num_checkpoints=stored_checkpoints(params, plan.space), recent=recent
-    )
-    check_budget(params, found, gpus=resources.gpus)
-    return found
 
 
 def check_limits(params: Params, *, gpus: float) -> None:

@@ -1,4 +1,4 @@
-"""Estimate of the whole procedure: of all searches that folds ask for, one after another, and of retraining."""
+"""Estimate of the whole procedure: of its search, or of all searches that folds ask for, and of retraining."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from pipeline.preflight.estimate import (
     check_disk,
     check_memory,
     describe_disk,
-    describe_estimate,
     estimate,
     remaining_work,
     retraining_seconds,
@@ -24,22 +23,23 @@ from pipeline.tune.journal.records import SearchHistory
 
 
 def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False) -> list[str]:
-    """Returns what remains of all searches, in lines; training steps are timed once, with all images.
+    """Returns the expected duration of what remains of all searches, in lines; times a few steps if anything does.
+
+    The steps are timed once, with all images.
 
     Args:
         plans: Plans of the part on all images, then of each fold.
         histories: History of each search so far.
-        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
+        recent: Whether a measurement of the last minutes is reused, if it was made for the same plan.
 
     Raises:
-        UserError: As in `describe_estimate`.
+        UserError: As in `estimate_searches`.
     """
-    if len(plans) == 1:
-        return describe_estimate(plans[0], histories[0], recent=recent)
     works = [remaining_work(plan, history) for plan, history in zip(plans, histories, strict=True)]
     left = [(plan, work) for plan, work in zip(plans, works, strict=True) if work.trials + work.full_runs]
     if not left:
-        return [f"{'expected':<10}nothing of the {len(plans)} searches: all of their runs have ended"]
+        what = "search: all of its" if len(plans) == 1 else f"{len(plans)} searches: all of their"
+        return [f"{'expected':<10}nothing of the {what} runs have ended"]
     return estimate_searches(plans, left, recent=recent).describe()
 
 
@@ -51,11 +51,11 @@ def estimate_searches(
     Args:
         plans: Plans of the part on all images, then of each fold.
         left: Plans of the searches that are not complete, each with its remaining work.
-        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
+        recent: Whether a measurement of the last minutes is reused, as in `profile_steps`.
         arms: Number of arms that are retrained afterwards; 0 for no retraining.
 
     Raises:
-        UserError: As in `pipeline.preflight.estimate.measure`.
+        UserError: Memory or disk does not suffice, or the budget is too small for one trial.
     """
     whole, params = plans[0], plans[0].params
     cost = profile_steps(whole, recent=recent)

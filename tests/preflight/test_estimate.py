@@ -247,17 +247,3 @@ def test_checkpoints_on_disk_are_told_with_what_bounds_them(planned: Callable[..
         "(search.keep_checkpoints: null: of every trial), 2 of running ones"
     )
     assert "(search.keep_checkpoints: 5)" in describe_disk(COST, planned(settings), 7)
-
-
-def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
-    found = module.estimate_search(planned(), work, price=1.0, num_checkpoints=1)
-    assert START_S[0] < found.seconds[0] < found.seconds[1] < 600
-    assert found.cost is not None
-    disk(monkeypatch, 1000)
-    with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
-        module.estimate_search(planned(), work, num_checkpoints=1)
-    monkeypatch.setattr(module, "profile_steps", lambda *_, **__: replace(COST, memory_bytes=2**60))
-    monkeypatch.setattr(module, "_gpu_bytes", lambda _: 2**30)
-    with pytest.raises(UserError, match=r"train\.accumulate"):
-        module.estimate_search(planned(**on_gpu(1.0)), work)

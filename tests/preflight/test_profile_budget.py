@@ -9,9 +9,8 @@ import pytest
 from rich.console import Console
 from support.example_plans import COST
 
-from pipeline.preflight import estimate, profile
+from pipeline.preflight import profile, total_estimate
 from pipeline.preflight.estimate import RemainingWork
-from pipeline.preflight.estimate import estimate_search as estimated
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import measure_steps
 from pipeline.preflight.profile_budget import FEW, LARGE, MOST_S, ProfileBudget
@@ -111,11 +110,15 @@ def test_terminal_is_told_what_is_measured_and_a_log_is_not() -> None:
 def test_plan_says_that_it_is_an_estimate(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
     plan = planned()
-    monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
-    lines = estimated(plan, work).describe()
+    monkeypatch.setattr(
+        total_estimate, "profile_steps", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64")
+    )
+    lines = total_estimate.estimate_searches([plan], [(plan, work)]).describe()
     assert "an estimate, scaled up from a shorter measurement: steps of 2 images for 64" in lines[1]
-    monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: COST)
-    assert not any("an estimate" in line for line in estimated(plan, work).describe())
+    monkeypatch.setattr(total_estimate, "profile_steps", lambda *_, **__: COST)
+    assert not any(
+        "an estimate" in line for line in total_estimate.estimate_searches([plan], [(plan, work)]).describe()
+    )
 
 
 def test_ends_are_measured_first_only_in_a_hurry() -> None:

@@ -1,6 +1,8 @@
 """Claims about what is told of the whole procedure before it starts: every search that folds ask for, and retraining."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,13 +11,15 @@ from support.example_plans import COST, TEN_STEPS
 
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
+from pipeline.preflight import estimate as estimate_module
 from pipeline.preflight import total_estimate as module
-from pipeline.preflight.estimate import Estimate, RemainingWork, estimate, remaining_work, retraining_seconds
+from pipeline.preflight.estimate import START_S, Estimate, RemainingWork, estimate, remaining_work, retraining_seconds
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import role_sizes
 from pipeline.preflight.total_estimate import describe_estimates, estimate_searches
 from pipeline.preflight.validate import check_splits, check_warm_start
 from pipeline.tune.journal.records import SearchHistory
+from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
 
@@ -92,9 +96,38 @@ def test_what_has_ended_is_left_out_and_nothing_is_measured_for_nothing(
     assert taken == [3]
 
 
-def test_search_of_no_folds_is_told_as_ever(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "describe_estimate", lambda plan, history, recent: [f"one {history} {recent}"])
-    assert describe_estimates([planned()], ["history"], recent=True) == ["one history True"]  # type: ignore[list-item]
+def test_search_of_no_folds_is_told_alone(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(TEN_STEPS, source=THOUSAND)
+    monkeypatch.setattr(module, "profile_steps", lambda plan, recent: COST)
+    lines = describe_estimates([plan], [SearchHistory()])
+    assert " for the search (5.35 to 8.85 s an epoch measured just now)" in lines[0]
+    assert lines[-1].startswith("disk      about")
+    assert estimate_one(plan, remaining_work(plan, SearchHistory())).describe() == lines
+    monkeypatch.setattr(module, "remaining_work", lambda plan, history: RemainingWork(0, 0, 16, 1, 0.0))
+    assert describe_estimates([plan], [SearchHistory()]) == [
+        "expected  nothing of the search: all of its runs have ended"
+    ]
+
+
+def estimate_one(plan: Plan, work: RemainingWork) -> Estimate:
+    return estimate_searches([plan], [(plan, work)])
+
+
+def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
+    found = estimate_one(planned(), work)
+    assert START_S[0] < found.seconds[0] < found.seconds[1] < 600
+    resources = Resources(cpus=1, gpus=1.0, max_concurrent=2, machine_cpus=4, machine_gpus=2)
+    on_gpu = planned({"search.budget.price_per_gpu_hour": 1.0}, resources=resources)
+    assert estimate_one(on_gpu, replace(work, gpus=1.0)).cost is not None
+    disk = SimpleNamespace(total=1000, used=0, free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
+        estimate_one(planned(), work)
+    monkeypatch.setattr(module, "profile_steps", lambda *_, **__: replace(COST, memory_bytes=2**60))
+    monkeypatch.setattr(estimate_module, "_gpu_bytes", lambda _: 2**30)
+    with pytest.raises(UserError, match=r"train\.accumulate"):
+        estimate_one(on_gpu, work)
 
 
 def test_warm_start_from_a_search_is_refused_with_folds_and_a_table_is_not(planned: Callable[..., Plan]) -> None:
