@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,7 @@ def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) ->
         UserError: the bundle is larger than the limit, and there is no storage.
     """
     if bundle.bytes <= limit_bytes:
-        chunks = {name: tuple(_put(path)) for name, path in bundle.origins.items()}
-        return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, chunks)
+        return replace(bundle, chunks={name: tuple(_put(path)) for name, path in bundle.origins.items()})
     if storage is None:
         raise UserError(
             f"params.yaml: search.cluster.ship_limit_mb: the data are {bundle.bytes / 1e6:,.0f} MB, more than the "
@@ -106,7 +105,7 @@ def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) ->
         for name, origin in bundle.origins.items():
             copy_in(origin, join(place, name))
         write_text(join(place, WHOLE), "")
-    return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, place)
+    return replace(bundle, shared=place)
 
 
 def place_in(storage: str, bundle: DataBundle) -> str:

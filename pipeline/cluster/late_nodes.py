@@ -4,11 +4,10 @@ The first trial on a new node makes the inspection that other nodes had at the s
 inspection finds a fault, the trial reports it and ends, and the driver schedules it on another node.
 """
 
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -22,9 +21,9 @@ from pipeline.cluster.nodes import (
     inspect_node,
     list_once,
     own_versions,
+    stored_token,
     with_token,
 )
-from pipeline.cluster.storage import StorageError, join, remove_file, write_text
 from pipeline.provenance.code_hash import code_digest
 
 NODE_LABEL = "ray.io/node-id"
@@ -78,23 +77,11 @@ def make_admission_rules(requirements: NodeRequirements, answers: Sequence[NodeR
     Raises:
         OSError, StorageError: storage cannot be written.
     """
-    name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
     driver: str = ray.get_runtime_context().get_node_id()
     checked_nodes = frozenset(answer.node.id for answer in answers)
-    token = join(requirements.storage, name)
-    write_text(token, secret)
-    try:
-        alone = NodeRequirements(
-            list_once(requirements.bundle),
-            requirements.storage,
-            requirements.sendable,
-            requirements.gpus,
-            requirements.grows,
-        )
+    alone = replace(requirements, bundle=list_once(requirements.bundle))
+    with stored_token(requirements.storage) as (name, secret):
         yield AdmissionRules(alone, checked_nodes, driver, name, secret, own_versions(), code_digest())
-    finally:
-        with suppress(OSError, StorageError):
-            remove_file(token)
 
 
 _admitted: set[str] = set()

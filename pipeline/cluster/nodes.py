@@ -9,9 +9,9 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -161,18 +161,33 @@ def inspect_nodes(requirements: NodeRequirements) -> list[NodeResult]:
     Raises:
         UserError: this machine cannot write to storage.
     """
-    name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
-    token = join(requirements.storage, name)
-    try:
-        write_text(token, secret)
-    except (OSError, StorageError) as error:
-        raise UserError(f"{requirements.storage}: cannot be written here ({_describe(error)}).") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            name, secret = stack.enter_context(stored_token(requirements.storage))
+        except (OSError, StorageError) as error:
+            raise UserError(f"{requirements.storage}: cannot be written here ({_describe(error)}).") from None
         answers = _ask(requirements.storage, name, requirements.bundle)
+    return [with_token(answer, secret) for answer in answers]
+
+
+@contextmanager
+def stored_token(storage: str) -> Iterator[tuple[str, str]]:
+    """Yields name and content of a file in storage by which nodes show that they share it; removed after the block.
+
+    Args:
+        storage: address of the checkpoints.
+
+    Raises:
+        OSError, StorageError: storage cannot be written.
+    """
+    name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
+    token = join(storage, name)
+    write_text(token, secret)
+    try:
+        yield name, secret
     finally:
         with suppress(OSError, StorageError):
             remove_file(token)
-    return [with_token(answer, secret) for answer in answers]
 
 
 def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
@@ -212,7 +227,7 @@ def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
 
 def list_once(bundle: DataBundle) -> DataBundle:
     """Returns a bundle without its references into the object store, as is enough to look for its files."""
-    return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, bundle.shared)
+    return replace(bundle, chunks={})
 
 
 def with_token(answer: NodeResult, secret: str) -> NodeResult:
@@ -221,13 +236,7 @@ def with_token(answer: NodeResult, secret: str) -> NodeResult:
         return answer
     right = answer.report.token == secret
     said = "" if right else answer.report.token if answer.report.token.startswith("cannot") else "is another one"
-    return NodeResult(
-        answer.node,
-        NodeReport(**{**vars(answer.report), "token": said}),
-        answer.why,
-        answer.asked,
-        answer.answered,
-    )
+    return replace(answer, report=replace(answer.report, token=said))
 
 
 def find_problems(
