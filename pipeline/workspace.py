@@ -88,6 +88,19 @@ class Workspace:
         return self.state / "searches"
 
     @property
+    def _written(self) -> tuple[Path, ...]:
+        """Folders that the stages write and clean."""
+        return self.prepared.parent, self.models, self.results, self.state
+
+    def written_folder(self, path: Path) -> Path | None:
+        """Returns the folder with a path, of those that the pipeline writes and cleans; None if it lies in none.
+
+        Args:
+            path: The path.
+        """
+        return next((each for each in self._written if path.resolve().is_relative_to(each.resolve())), None)
+
+    @property
     def stage_status(self) -> Path:
         """File in which a stage records the status with which it fails, because DVC does not pass it on."""
         return self.state / "stage.status"
@@ -132,7 +145,7 @@ class Workspace:
         Raises:
             UserError: a folder can neither be written nor made.
         """
-        for folder in (self.prepared.parent, self.models, self.results, self.state):
+        for folder in self._written:
             there = folder
             while not there.exists() and not there.is_symlink():
                 there = there.parent

@@ -103,11 +103,8 @@ def train_once(workspace: Workspace, overrides: Values, save: Path | None = None
 
 def _check_folder(workspace: Workspace, save: Path) -> None:
     """Raises a UserError for a folder that the pipeline cleans, or that is in use for something else."""
-    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
-        if save.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"--save: {save}: lies in {folder.name}/, which the pipeline writes and cleans; name another."
-            )
+    if (folder := workspace.written_folder(save)) is not None:
+        raise UserError(f"--save: {save}: lies in {folder.name}/, which the pipeline writes and cleans; name another.")
     if save.is_file() or (save.is_dir() and any(save.iterdir()) and not (save / SIDECAR).is_file()):
         raise UserError(f"--save: {save}: contains something other than a checkpoint; name a new folder.")
 

@@ -105,12 +105,11 @@ def _resolve(workspace: Workspace, spec: str, params: Params) -> Weights:
         raise ValueError(f"there is no such file or folder in {workspace.root}")
     if path is None:
         return _fetch_from_timm(workspace, spec)
-    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"lies in {folder.name}/, which the pipeline writes and cleans; copy it elsewhere, or name a "
-                "registered model (models:/name/version)"
-            )
+    if (folder := workspace.written_folder(path)) is not None:
+        raise ValueError(
+            f"lies in {folder.name}/, which the pipeline writes and cleans; copy it elsewhere, or name a registered "
+            "model (models:/name/version)"
+        )
     network = None
     if path.name == WEIGHTS and not spec.endswith(SUFFIXES):  # a folder was named
         network = _network_of(path.parent)

@@ -8,7 +8,6 @@ check`, the first step of `make repro`, compares that record with the source.
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
@@ -45,7 +44,11 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
         root = workspace.root / prepare.root
         if not os.path.exists(root):  # unlike Path.exists, it accepts names of any length
             root = workspace.anchor / prepare.root
-        _check_place(workspace, root, prepare.root)
+        if (folder := workspace.written_folder(root)) is not None:
+            raise UserError(
+                f"params.yaml: prepare.root: {prepare.root} lies in {folder.name}/, which the pipeline writes and "
+                "cleans. Keep your pictures elsewhere."
+            )
     return SourceConfig(
         dataset=prepare.dataset,
         image_size=prepare.image_size,
@@ -57,22 +60,6 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
         array_limit=int(prepare.array_limit_gb * 1e9),
         bit_depth=prepare.bit_depth,
     )
-
-
-def _check_place(workspace: Workspace, root: Path, written: str) -> None:
-    """Raises a UserError for a root that lies where the pipeline writes.
-
-    Args:
-        workspace: the checkout.
-        root: the root's path.
-        written: the root as params.yaml has it, for the message.
-    """
-    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
-        if root.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"params.yaml: prepare.root: {written} lies in {folder.name}/, which the pipeline writes and cleans. "
-                "Keep your pictures elsewhere."
-            )
 
 
 def preview_source(workspace: Workspace, params: Params) -> Preview:
