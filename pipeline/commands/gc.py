@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from pipeline.state.status_words import describe_state
 from pipeline.train.sidecar import SIDECAR
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import lock_journal
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, TrialRecord
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import FOLDS, Workspace
 
@@ -122,8 +122,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         yield item
     if alone:
         for folder in unneeded_weights(workspace, going):
-            why = "fetched weights that nothing here uses"
-            yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
+            yield _removal_of_folder(folder, folder.parent, "fetched weights that nothing here uses")
         yield from _guides(workspace, params, going)
         yield from _retrained_weights(workspace)
         yield from _half_made(workspace, params)
@@ -131,6 +130,17 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         yield from _features(workspace)
     else:
         yield "kept     retrained weights, fetched ones and half-made data: a stage is running that may need them"
+
+
+def _removal_of_folder(folder: Path, root: Path, why: str) -> Removal:
+    """Returns the removal of a folder.
+
+    Args:
+        folder: the folder.
+        root: the folder that contains it, perhaps at some depth.
+        why: the reason in words.
+    """
+    return Removal(folder, why, size_of(folder), partial(discard, folder, root))
 
 
 def _left_behind(workspace: Workspace) -> Iterator[Removal]:
@@ -174,13 +184,7 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     for search in old[keep:]:
         how = f"{search.history.header.get('set', '?')}, {describe_state(search, None)}"
         why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"
-        try:
-            outside = read_remote_files(search.folder)
-            held = size_of(search.folder) + (outside.bytes if outside else 0)
-        except StorageError as error:
-            yield f"kept     {_shown(search.folder, workspace)}: {error}"
-            continue
-        yield Removal(search.folder, why, held, partial(_remove_search, search))
+        yield _removal_of_search(workspace, search.journal, why)
 
 
 def _earlier_searches(workspace: Workspace, used: Collection[str], *, go: bool) -> Iterator[Removal | str]:
@@ -200,25 +204,48 @@ def _earlier_searches(workspace: Workspace, used: Collection[str], *, go: bool) 
         elif not go:
             yield f"kept     {where}: begun by an earlier version; --keep 0 removes it with the other old ones"
         else:
-            remote = read_remote_files(folder)
-            try:
-                held = size_of(folder) + (remote.bytes if remote else 0)
-            except StorageError as error:
-                yield f"kept     {where}: {error}"
-                continue
-            yield Removal(folder, "search that an earlier version began", held, partial(_remove_earlier, folder))
+            yield _removal_of_search(workspace, folder / EARLIER_JOURNAL, "search that an earlier version began")
 
 
-def _remove_earlier(folder: Path) -> None:
-    lock = lock_journal(folder / EARLIER_JOURNAL)
+def _removal_of_search(workspace: Workspace, journal: Path, why: str) -> Removal | str:
+    """Returns the removal of a search, or a remark that it stays since its files in storage cannot be counted.
+
+    Args:
+        workspace: the checkout.
+        journal: the search's journal, in its folder.
+        why: the reason in words.
+    """
+    folder = journal.parent
     try:
-        if (remote := read_remote_files(folder)) is not None:
-            remove_remote_files(remote)
-        # A search of the same parameters may have begun beside it, and is only found by the mark.
-        (folder / SUPERSEDED).touch()
-        _remove_but_mark(folder, EARLIER_JOURNAL)
-    finally:
-        lock.release()
+        outside = read_remote_files(folder)
+        held = size_of(folder) + (outside.bytes if outside else 0)
+    except StorageError as error:
+        return f"kept     {_shown(folder, workspace)}: {error}"
+    return Removal(folder, why, held, partial(_remove_search, journal))
+
+
+def _remove_search(journal: Path) -> None:
+    """Removes a search's folder; where another search has taken its place, all but the mark that says so."""
+    folder = journal.parent
+    with ExitStack() as stack:
+        stack.callback(lock_journal(journal).release)
+        # Files in shared storage first, because a note in the folder names them.
+        if (outside := read_remote_files(folder)) is not None:
+            remove_remote_files(outside)
+        mark = folder / SUPERSEDED
+        if journal.name != EARLIER_JOURNAL and not mark.exists():
+            discard(folder, folder.parent)
+            return
+        # The mark must stay, because the search that took its place is found by it. One of the same parameters may have
+        # begun beside a search of an earlier version. The journal is removed last, because the next gc finds an
+        # incompletely removed folder by it.
+        mark.touch()
+        gone = place_of(folder.parent, folder.name)
+        gone.mkdir()
+        for entry in sorted(folder.iterdir(), key=lambda path: path.name == journal.name):
+            if entry.name not in (mark.name, journal.with_suffix(".lock").name):
+                os.replace(entry, gone / entry.name)
+        purge(gone)
 
 
 def _used_by_results(workspace: Workspace) -> set[str]:
@@ -233,39 +260,6 @@ def _best_found(workspace: Workspace) -> list[BestConfig]:
         with suppress(UserError):
             found += [BestConfig.read(each.results / "search"), *read_fold_searches(each.results).values()]
     return found
-
-
-def _remove_search(search: SearchState) -> None:
-    root = search.folder.parent
-    with _locked(search):
-        # Files in shared storage first, because a note in the folder names them.
-        if (outside := read_remote_files(search.folder)) is not None:
-            remove_remote_files(outside)
-        if not search.superseded:
-            discard(search.folder, root)
-            return
-        # The mark must stay, because the search that took its place is found by it. The journal is removed last,
-        # because the next gc finds an incompletely removed folder by it.
-        _remove_but_mark(search.folder, JOURNAL)
-
-
-def _remove_but_mark(folder: Path, journal: str) -> None:
-    """Removes a search's folder, its journal last, except for the mark and the lock that is held now."""
-    gone = place_of(folder.parent, folder.name)
-    gone.mkdir()
-    for entry in sorted(folder.iterdir(), key=lambda path: path.name == journal):
-        if entry.name not in (SUPERSEDED, Path(journal).with_suffix(".lock").name):
-            os.replace(entry, gone / entry.name)
-    purge(gone)
-
-
-@contextmanager
-def _locked(search: SearchState) -> Iterator[None]:
-    lock = lock_journal(search.journal)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _checkpoints(search: SearchState, params: Params) -> Iterator[Removal | str]:
@@ -293,7 +287,8 @@ def _remove_checkpoint(search: SearchState, params: Params, place: Path | str) -
     Raises:
         UserError: the checkpoint is needed by now, since the search has been resumed.
     """
-    with _locked(search):
+    with ExitStack() as stack:
+        stack.callback(lock_journal(search.journal).release)
         # The search may have been resumed before the lock was taken.
         if place not in _unneeded_checkpoints(read_search(search.folder), params):
             raise UserError(f"{place}: is needed.")
@@ -357,14 +352,13 @@ def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     used = {_sidecar(path) for folder in kept for pattern in ("*", f"{FOLDS}/*/*") for path in folder.glob(pattern)}
     begun = root / BEGUN
     for folder in folders_of(begun):
-        why = "checkpoints of an abandoned retraining run"
-        yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
+        yield _removal_of_folder(folder, root, "checkpoints of an abandoned retraining run")
     for folder in folders:
         if folder == begun:
             continue
         if (sidecar := _sidecar(folder)) is None or sidecar not in used:
             why = "retrained weights that are not in models/" if sidecar else "incompletely written retrained weights"
-            yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
+            yield _removal_of_folder(folder, root, why)
 
 
 def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> list[Path]:
@@ -401,9 +395,7 @@ def _guides(workspace: Workspace, params: Params, going: Collection[Path | str])
         except ValueError:  # no run can use a damaged one
             of = {}
         if (of.get("data"), of.get("split")) not in needed:
-            yield Removal(
-                folder, "a guide, of a split that no search has", size_of(folder), partial(discard, folder, root)
-            )
+            yield _removal_of_folder(folder, root, "a guide, of a split that no search has")
 
 
 def _sidecar(folder: Path) -> bytes | None:
@@ -420,7 +412,7 @@ def _sidecar(folder: Path) -> bytes | None:
 def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
     root = workspace.state / "prepare"
     for folder in folders_of(root) if manifest_if_current(workspace, params) else []:
-        yield Removal(folder, "half-made data; data/prepared is whole", size_of(folder), partial(discard, folder, root))
+        yield _removal_of_folder(folder, root, "half-made data; data/prepared is whole")
 
 
 def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
