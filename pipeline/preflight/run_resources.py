@@ -1,6 +1,7 @@
 """Resources of trials and of retraining runs, checked against this machine or the cluster's nodes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.cluster.connect import Node, cluster_address, cluster_nodes
 from pipeline.cluster.resources import default_gpus, machine_gpus
@@ -15,41 +16,98 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Re
 
     Args:
         params: All parameters.
-        there: Nodes of the cluster; None to ask the cluster.
+        there: Nodes of the cluster, or this machine; None to look at them.
 
     Raises:
         UserError: Not one run fits, or a run's several workers would share a GPU.
     """
-    address, retrain = cluster_address(params.search.cluster.address), params.retrain
-    if address is None:
-        cpus, gpus = usable_cpus(), machine_gpus(params.base.device)
-        there = [Node("", "this machine", "", cpus, gpus)]
-    else:
-        there = cluster_nodes(address) if there is None else there
-        cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
-    each = default_gpus(retrain.gpus_per_run, 0 if params.base.device == "cpu" else gpus)
+    retrain, there = params.retrain, _nodes(params) if there is None else there
+    found = _fitting(params, there, retrain.cpus_per_run, retrain.gpus_per_run)
+    each = found.gpus
     if retrain.workers_per_run > 1 and 0 < each < 1:
         raise UserError(
             f"params.yaml: retrain.gpus_per_run: given {each:g}; of several workers (retrain.workers_per_run "
             f"{retrain.workers_per_run}) each needs a GPU of its own: set it to 1, or workers_per_run to 1."
         )
-    if each > 1 and each != int(each):
+    _check_whole("retrain.gpus_per_run", each)
+    grows = found.address is not None and params.search.max_concurrent_trials is not None
+    if found.max_concurrent < retrain.workers_per_run and not grows:
+        raise UserError(_explain_no_capacity(params, there, each, found.max_concurrent))
+    return found
+
+
+def trial_resources(params: Params) -> Resources:
+    """Returns the resources of a trial, and the number of trials that run concurrently.
+
+    Raises:
+        UserError: The cluster cannot be joined; or a trial or a retraining run needs more CPUs or GPUs than there are,
+            and no cluster grows by itself.
+    """
+    search, there = params.search, _nodes(params)
+    found = _fitting(params, there, search.cpus_per_trial, search.gpus_per_trial)
+    fit, most = found.max_concurrent, search.max_concurrent_trials
+    if found.address is None:
+        _check_machine(params, found)
+    elif not fit and most is None:
         raise UserError(
-            f"params.yaml: retrain.gpus_per_run: given {each:g}; above 1 it must be a whole number of GPUs."
+            f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {found.gpus:g} GPUs, and no node of "
+            f"{found.address} has that: {_list_nodes(there)}. Lower it, or, where the cluster grows by itself, say how "
+            "many trials it should grow for (search.max_concurrent_trials)."
         )
-    fit = sum(node.fit(retrain.cpus_per_run, each) for node in there)
-    grows = address is not None and params.search.max_concurrent_trials is not None
-    if fit < retrain.workers_per_run and not grows:
-        raise UserError(_explain_no_capacity(params, there, each, fit))
-    return Resources(
-        cpus=retrain.cpus_per_run,
-        gpus=each,
-        max_concurrent=fit,
-        machine_cpus=cpus,
-        machine_gpus=gpus,
-        address=address,
-        nodes=len(there),
-    )
+    retrain_resources(params, there)
+    return replace(found, max_concurrent=min(fit, most or fit) if found.address is None else most or fit)
+
+
+def _nodes(params: Params) -> Sequence[Node]:
+    """Returns the nodes of the cluster; without one, this machine."""
+    if (address := cluster_address(params.search.cluster.address)) is not None:
+        return cluster_nodes(address)
+    return [Node("", "this machine", "", usable_cpus(), machine_gpus(params.base.device))]
+
+
+def _fitting(params: Params, there: Sequence[Node], cpus: int, gpus: float | None) -> Resources:
+    """Returns the resources of as many workers as fit on all nodes together.
+
+    Args:
+        params: All parameters.
+        there: Nodes of the cluster, or this machine.
+        cpus: CPUs of a worker.
+        gpus: GPUs of a worker; None for the default.
+    """
+    all_cpus, all_gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
+    each = default_gpus(gpus, 0 if params.base.device == "cpu" else all_gpus)
+    fit = sum(node.fit(cpus, each) for node in there)
+    return Resources(cpus, each, fit, all_cpus, all_gpus, cluster_address(params.search.cluster.address), len(there))
+
+
+def _check_machine(params: Params, found: Resources) -> None:
+    """Checks that this machine has the CPUs and GPUs of a trial and of a retraining run.
+
+    Raises:
+        UserError: It has fewer; or more than one GPU is asked for, and not a whole number.
+    """
+    search, retrain = params.search, params.retrain
+    for name, asked, there in (
+        ("search.cpus_per_trial", search.cpus_per_trial, found.machine_cpus),
+        ("search.gpus_per_trial", found.gpus, found.machine_gpus),
+        ("retrain.cpus_per_run", retrain.cpus_per_run, found.machine_cpus),
+        ("retrain.gpus_per_run", default_gpus(retrain.gpus_per_run, found.machine_gpus), found.machine_gpus),
+    ):
+        if asked > there:
+            kind = "CPU cores" if "cpus" in name else "GPUs that may be used (see base.device)"
+            raise UserError(f"params.yaml: {name}: given {asked:g}, but this machine has {there} {kind}; lower it.")
+        if "gpus" in name:
+            _check_whole(name, asked)
+
+
+def _check_whole(name: str, gpus: float) -> None:
+    """Raises a UserError for a number of GPUs above 1 that is not whole."""
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"params.yaml: {name}: given {gpus:g}; above 1 it must be a whole number of GPUs.")
+
+
+def _list_nodes(there: Sequence[Node]) -> str:
+    return ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in there)
 
 
 def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:
@@ -82,76 +140,11 @@ def _explain_no_capacity(params: Params, there: Sequence[Node], gpus: float, fit
         fit: Number of workers that fit.
     """
     retrain = params.retrain
-    machines = ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in there)
+    machines = _list_nodes(there)
     if retrain.workers_per_run == 1:
         takes = f"a retraining run takes {retrain.cpus_per_run} CPUs and {gpus:g} GPUs (cpus_per_run, gpus_per_run)"
         return f"params.yaml: retrain: {takes}, and nothing has that: {machines}. Lower it."
     return (
         f"params.yaml: retrain.workers_per_run: given {retrain.workers_per_run}, each with {retrain.cpus_per_run} CPUs "
         f"and {gpus:g} GPUs (cpus_per_run, gpus_per_run), and there is room for {fit}: {machines}. Lower one of them."
-    )
-
-
-def trial_resources(params: Params) -> Resources:
-    """Returns the resources of a trial, and the number of trials that run concurrently.
-
-    Raises:
-        UserError: A trial or a retraining run needs more CPUs or GPUs than there are.
-    """
-    search, retrain = params.search, params.retrain
-    address = cluster_address(search.cluster.address)
-    if address is not None:
-        return _cluster_resources(params, address)
-    cpus, gpus = usable_cpus(), machine_gpus(params.base.device)
-    each = default_gpus(search.gpus_per_trial, gpus)
-    for name, asked, there in (
-        ("search.cpus_per_trial", search.cpus_per_trial, cpus),
-        ("search.gpus_per_trial", each, gpus),
-        ("retrain.cpus_per_run", retrain.cpus_per_run, cpus),
-        ("retrain.gpus_per_run", default_gpus(retrain.gpus_per_run, gpus), gpus),
-    ):
-        if asked > there:
-            kind = "CPU cores" if "cpus" in name else "GPUs that may be used (see base.device)"
-            raise UserError(f"params.yaml: {name}: given {asked:g}, but this machine has {there} {kind}; lower it.")
-        if "gpus" in name and asked > 1 and asked != int(asked):
-            raise UserError(f"params.yaml: {name}: given {asked:g}; above 1 it must be a whole number of GPUs.")
-    retrain_resources(params)
-    fit = cpus // search.cpus_per_trial
-    if each:
-        fit = min(fit, int(gpus / each + 1e-9))
-    return Resources(
-        cpus=search.cpus_per_trial,
-        gpus=each,
-        max_concurrent=min(fit, search.max_concurrent_trials or fit),
-        machine_cpus=cpus,
-        machine_gpus=gpus,
-    )
-
-
-def _cluster_resources(params: Params, address: str) -> Resources:
-    """Returns the resources of a trial, and the number of trials that fit on the cluster's current nodes.
-
-    Raises:
-        UserError: The cluster cannot be joined; or a trial fits on none of its nodes, and the cluster does not grow.
-    """
-    search, there = params.search, cluster_nodes(address)
-    cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
-    each = default_gpus(search.gpus_per_trial, 0 if params.base.device == "cpu" else gpus)
-    fit = sum(node.fit(search.cpus_per_trial, each) for node in there)
-    if not fit and search.max_concurrent_trials is None:
-        raise UserError(
-            f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {each:g} GPUs, and no node of "
-            f"{address} has that: {', '.join(f'{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs' for n in there)}. Lower it, "
-            "or, where the cluster grows by itself, say how many trials it should grow for "
-            "(search.max_concurrent_trials)."
-        )
-    retrain_resources(params, there)
-    return Resources(
-        cpus=search.cpus_per_trial,
-        gpus=each,
-        max_concurrent=search.max_concurrent_trials or fit,
-        machine_cpus=cpus,
-        machine_gpus=gpus,
-        address=address,
-        nodes=len(there),
     )
