@@ -69,22 +69,15 @@ def check_masks(workspace: Workspace, params: Params) -> None:
     Raises:
         UserError: The data have no masks, or no validation image has one that can be used.
     """
-    metrics = objectives_from_params(params).attention_metrics
-    if not metrics or manifest_if_current(workspace, params) is None:
-        return
-    prepared = open_prepared(workspace.prepared)
-    said = f"params.yaml: search: {', '.join(metrics)}"
-    if prepared.masks is None:
-        raise UserError(
-            f"{said}: attention is scored against masks, and {params.set_name} has none. Leave it out of "
-            "search.objectives, search.constraints and search.choose.then, or give masks or boxes with the pictures."
+    if metrics := objectives_from_params(params).attention_metrics:
+        _require_masks(
+            workspace,
+            params,
+            f"params.yaml: search: {', '.join(metrics)}",
+            f"attention is scored against masks, and {params.set_name} has none. Leave it out of search.objectives, "
+            "search.constraints and search.choose.then, or give masks or boxes with the pictures.",
+            "val",
         )
-    try:
-        val = read_split(workspace.split, data_hash=prepared.data_hash).val
-    except UserError:
-        return  # the split is still to be made
-    if not has_usable_masks(prepared.masks, val):
-        raise UserError(f"{said}: no mask of a validation image holds both object and background to score against.")
 
 
 def check_training_masks(workspace: Workspace, params: Params, methods: Mapping[str, str]) -> None:
@@ -100,22 +93,42 @@ def check_training_masks(workspace: Workspace, params: Params, methods: Mapping[
     Raises:
         UserError: The data have no masks, or no training image has one that can be used.
     """
-    if not methods or manifest_if_current(workspace, params) is None:
+    for name, where in list(methods.items())[:1]:
+        _require_masks(
+            workspace,
+            params,
+            f"{where}: regularizer.{name}",
+            f"needs masks of the training images, and {params.set_name} has none. Set its weight to 0, search another "
+            "space, or give masks or boxes with the pictures (docs/own-images.md).",
+            "train",
+        )
+
+
+def _require_masks(workspace: Workspace, params: Params, asked_by: str, without: str, role: str) -> None:
+    """Checks that the prepared data have masks that can be used for the images of a role.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        asked_by: Beginning of the message, which says what needs the masks.
+        without: Message for data without masks.
+        role: Role of the images, train or val.
+
+    Raises:
+        UserError: The data have no masks, or no image of the role has one that can be used.
+    """
+    if manifest_if_current(workspace, params) is None:
         return
     prepared = open_prepared(workspace.prepared)
-    name, where = next(iter(methods.items()))
-    said = f"{where}: regularizer.{name}"
     if prepared.masks is None:
-        raise UserError(
-            f"{said}: needs masks of the training images, and {params.set_name} has none. Set its weight to 0, search "
-            "another space, or give masks or boxes with the pictures (docs/own-images.md)."
-        )
+        raise UserError(f"{asked_by}: {without}")
     try:
-        train = read_split(workspace.split, data_hash=prepared.data_hash).train
+        split = read_split(workspace.split, data_hash=prepared.data_hash)
     except UserError:
         return  # the split is still to be made
-    if not has_usable_masks(prepared.masks, train):
-        raise UserError(f"{said}: no mask of a training image holds both object and background to learn from.")
+    if not has_usable_masks(prepared.masks, getattr(split, role)):
+        images, use = ("training", "learn from") if role == "train" else ("validation", "score against")
+        raise UserError(f"{asked_by}: no mask of a {images} image holds both object and background to {use}.")
 
 
 def check_splits(params: Params) -> None:
