@@ -117,7 +117,7 @@ def test_plan_of_a_broken_params_file_is_made_or_refused_before_work_starts(fold
         check_refusal(refused, "", broken.at if broken.at == "model.kwargs" else None)
     else:
         assert plan.describe()
-        assert plan.num_parameters > 0
+        assert plan.network.num_parameters > 0
 
 
 def test_folder_in_the_place_of_a_file_is_told(folder: Path) -> None:

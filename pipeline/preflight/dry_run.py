@@ -60,16 +60,6 @@ class Network:
     architecture: Architecture
     notes: tuple[str, ...] = ()
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks, through all stages."""
-        return self.architecture.blocks
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patch grid (H, W) of the tokens that reach the classifier."""
-        return self.architecture.grid
-
 
 def check_networks(
     params: Params,

@@ -21,7 +21,7 @@ from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.class_balance import check_class_weights, describe_balance
-from pipeline.preflight.dry_run import check_networks, check_regularizers, describe_freezing
+from pipeline.preflight.dry_run import Network, check_networks, check_regularizers, describe_freezing
 from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
@@ -89,11 +89,8 @@ class Plan:
         store: The tracking store.
         device: Name of torch's device.
         source: The image source.
-        num_parameters: Number of the network's parameters.
-        depth: Number of its blocks.
-        grid: Its patch grid, (H, W).
+        network: The network of params.yaml.
         pretrained: Resolved pretrained weights, by specification.
-        notes: How the weights of params.yaml are adapted to its network, in words.
         freezing: What part of the network is trained, in words; empty if all of it is.
         prior_results: Results from which the sampler learns before the first trial.
         part: Part of the procedure to which the search belongs; None before the data are split.
@@ -106,11 +103,8 @@ class Plan:
     store: Store
     device: str
     source: Preview
-    num_parameters: int
-    depth: int
-    grid: tuple[int, int]
+    network: Network
     pretrained: Mapping[str, Weights] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     freezing: tuple[str, ...] = ()
     prior_results: tuple[PriorResult, ...] = ()
     part: Part | None = None
@@ -137,14 +131,14 @@ class Plan:
         params, resources, search = self.params, self.resources, self.params.search
         side, epochs = params.prepare.image_size, params.train.epochs
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
-        source = self.source
+        source, architecture = self.source, self.network.architecture
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
         controls = f"{len(self.space.controls)} control{'s' * (len(self.space.controls) != 1)}"
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
             f"{len(source.classes)} classes{test}",
-            "model": f"{params.model.name}: {self.num_parameters:,} parameters, {self.depth} blocks, "
-            f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
+            "model": f"{params.model.name}: {self.network.num_parameters:,} parameters, "
+            f"{architecture.blocks} blocks, {architecture.grid[0]} x {architecture.grid[1]} patches, on {self.device}",
             "search": f"{describe_trials(params, self.space)} and {controls} ({', '.join(self.space.controls)}) over "
             f"{', '.join(self.space.dimensions)}",
             "": f"{max_epochs(params, self.space)} epochs at most ({epochs} a trial in full), {search.sampler.name} "
@@ -163,7 +157,7 @@ class Plan:
             "state": f"{self.workspace.state} (survives interruptions)",
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
         }
-        words = describe_weights(self.pretrained, params.model.pretrained, self.notes)
+        words = describe_weights(self.pretrained, params.model.pretrained, self.network.notes)
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[2:2] = [("", line) for line in self.freezing]
@@ -401,11 +395,8 @@ def make_plan(workspace: Workspace) -> Plan:
         store=store,
         device=str(device),
         source=source,
-        num_parameters=network.num_parameters,
-        depth=network.depth,
-        grid=network.grid,
+        network=network,
         pretrained=pretrained,
-        notes=network.notes,
         freezing=describe_freezing(params, space, network),
         prior_results=tuple(beforehand),
     )

@@ -154,7 +154,8 @@ def _operations(plan: Plan, device: torch.device) -> float | None:
     It is None on a GPU, where whole steps are always timed, because they are short and their memory is measured.
     """
     size = min(plan.params.train.batch_size, role_sizes(plan)[0])
-    return 6.0 * plan.num_parameters * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
+    rows, columns = plan.network.architecture.grid
+    return 6.0 * plan.network.num_parameters * rows * columns * size if device.type == "cpu" else None
 
 
 def _estimated(probes: Sequence[_Probe], left_out: int) -> str:

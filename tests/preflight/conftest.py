@@ -11,7 +11,9 @@ from support.checkout import TINY
 from support.example_plans import DIGITS, SPACE
 
 from pipeline.config import Params
+from pipeline.models.architecture import Architecture
 from pipeline.preflight import profile, profile_budget
+from pipeline.preflight.dry_run import Network
 from pipeline.preflight.plan import Plan
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
@@ -32,9 +34,7 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
             "store": SimpleNamespace(),
             "device": "cpu",
             "source": DIGITS,
-            "num_parameters": 1,
-            "depth": 3,
-            "grid": (6, 6),
+            "network": Network(1, 1, Architecture("vit", 3, (6, 6), (4, 4), 1, True, range(3), 16, (1, 24, 24))),
         }
         return Plan(**(given | parts))
 

@@ -30,7 +30,7 @@ def tried(params: Params, dimensions: dict[str, Any] | None = None, controls: di
 
 def test_network_is_told_with_its_weights_blocks_and_grid() -> None:
     found = tried(setting())
-    assert (found.depth, found.grid) == (3, (6, 6))
+    assert (found.architecture.blocks, found.architecture.grid) == (3, (6, 6))
     assert (
         found.num_parameters == sum(each.numel() for each in network().parameters()) + 7 * 17
     )  # ten classes, not three
@@ -48,7 +48,7 @@ def test_prior_in_more_blocks_than_there_are_is_refused_wherever_it_is_asked_for
         tried(setting(model__spatial_prior__blocks=4))
     with pytest.raises(UserError, match=r"space.yaml: controls.deep: model.spatial_prior: "):
         tried(setting(), controls={"deep": {BLOCKS: 4}})
-    assert tried(setting(), {BLOCKS: {"type": "int", "low": 0, "high": 3}}).depth == 3
+    assert tried(setting(), {BLOCKS: {"type": "int", "low": 0, "high": 3}}).architecture.blocks == 3
     with pytest.raises(UserError, match=r"space.yaml: model.spatial_prior: "):
         tried(setting(), {BLOCKS: {"type": "int", "low": 0, "high": 4}})
     with pytest.raises(UserError, match=r"space.yaml: model.spatial_prior: "):
@@ -56,12 +56,12 @@ def test_prior_in_more_blocks_than_there_are_is_refused_wherever_it_is_asked_for
 
 
 def test_initial_weights_and_stochastic_depth_may_be_searched() -> None:
-    assert tried(setting(), {"model.drop_path": {"type": "float", "low": 0.0, "high": 0.2}}).depth == 3
+    assert tried(setting(), {"model.drop_path": {"type": "float", "low": 0.0, "high": 0.2}}).architecture.blocks == 3
 
 
 def test_last_block_without_skip_is_tried_where_it_is_searched() -> None:
     choices = {"model.last_block": {"type": "categorical", "choices": ["standard", "no_skip"]}}
-    assert tried(setting(), choices).depth == 3
+    assert tried(setting(), choices).architecture.blocks == 3
     with pytest.raises(UserError, match=r"space.yaml: model.last_block: vit_base_patch16_rpn_224: .* ResPostBlock"):
         tried(
             setting(
@@ -177,7 +177,9 @@ def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_i
         tried(setting(train__mixup=0.8, train__batch_size=1))
     with pytest.raises(UserError, match=r"^space\.yaml: controls\.single: train\.mixup"):
         tried(setting(), controls={"single": on})
-    assert tried(setting(train__grad_checkpointing=True, train__mixup=0.8, train__augment="deit")).depth == 3
+    assert (
+        tried(setting(train__grad_checkpointing=True, train__mixup=0.8, train__augment="deit")).architecture.blocks == 3
+    )
     many = Preview(images=10, classes=("a", "b"), channels=4)
     with pytest.raises(UserError, match=r"^here: train\.augment deit is for images of 1 or 3 channels, not 4"):
         check_network(setting(train__augment="deit"), "here", 2, many.channels, "cpu")
