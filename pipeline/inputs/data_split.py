@@ -139,30 +139,23 @@ def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copie
         groups: groups of images that stay together, or None.
         copies: duplicates that stay together, or None.
     """
+    shared: dict[str, Any] = {
+        "seed": params.base.seed,
+        "val_fraction": params.split.val_fraction,
+        "train_fraction": params.split.train_fraction,
+        "classes": prepared.classes,
+        "groups": groups,
+        "copies": None if copies is None else copies.clusters(len(prepared.labels)),
+    }
     if params.evaluate.folds is not None:
         check_folds(params, has_test=prepared.test is not None)
         return make_folds(
             prepared.labels,
-            seed=params.base.seed,
             fold_seeds=[fold_seed(params.base.seed, number + 1) for number in range(params.evaluate.folds)],
             holdout=params.evaluate.holdout,
-            val_fraction=params.split.val_fraction,
-            train_fraction=params.split.train_fraction,
-            classes=prepared.classes,
-            groups=groups,
-            copies=None if copies is None else copies.clusters(len(prepared.labels)),
+            **shared,
         )
-    return make_split(
-        prepared.labels,
-        val_fraction=params.split.val_fraction,
-        test_fraction=params.split.test_fraction,
-        seed=params.base.seed,
-        train_fraction=params.split.train_fraction,
-        own_test=prepared.test,
-        classes=prepared.classes,
-        groups=groups,
-        copies=None if copies is None else copies.clusters(len(prepared.labels)),
-    )
+    return make_split(prepared.labels, test_fraction=params.split.test_fraction, own_test=prepared.test, **shared)
 
 
 def check_folds(params: Params, *, has_test: bool) -> None:
