@@ -95,24 +95,8 @@ def mean_location(found: Sequence[LocationScores]) -> Location:
     return Location(**{key: float(np.mean([getattr(scores, key) for scores in found])) for key in LOCATION})
 
 
-def auroc_tables(
-    best: Sequence[LocationScores], control: Sequence[LocationScores], folds: Folds | None = None
-) -> ScoredTables | None:
-    """Returns the AUROC of the fixed head by seed and image, for the images on which every run of both arms has one.
-
-    Args:
-        best: Scores of the best configuration's runs, in the order of their seeds.
-        control: Scores of the control's runs, in the order of their seeds.
-        folds: Number of each image's fold, (N,); None without folds.
-
-    Returns:
-        The tables; None if an arm has no run, or if fewer than two images, in all or in a fold, have a score.
-    """
-    return _scored_tables(best, control, "auroc", folds) if best and control else None
-
-
-def _scored_tables(
-    best: Sequence[LocationScores], control: Sequence[LocationScores], key: str, folds: Folds | None
+def scored_tables(
+    best: Sequence[LocationScores], control: Sequence[LocationScores], key: str, folds: Folds | None = None
 ) -> ScoredTables | None:
     """Returns one score of both arms, for the images on which every run has it.
 
@@ -123,8 +107,10 @@ def _scored_tables(
         folds: Number of each image's fold, (N,); None without folds.
 
     Returns:
-        The tables; None if fewer than two images, in all or in a fold, have the score.
+        The tables; None if an arm has no run, or if fewer than two images, in all or in a fold, have the score.
     """
+    if not best or not control:
+        return None
     first, second = (np.stack([scores.per_image[key] for scores in found]) for found in (best, control))
     scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
     if scored.sum() < 2 or (folds is not None and not can_be_compared(folds, folds[scored])):
@@ -153,8 +139,7 @@ def differences(
         Best minus control by the names of `COMPARED`. A score that fewer than two images have, in all or in a fold, is
         left out.
     """
-    found = {key: _scored_tables(best, control, key, folds) for key in COMPARED if best and control}
-    tables = {key: each for key, each in found.items() if each is not None}
+    tables = {key: each for key in COMPARED if (each := scored_tables(best, control, key, folds)) is not None}
     pairs = {key: (each.best, each.control) for key, each in tables.items()}
     numbers = {key: each.folds for key, each in tables.items()}
     return {

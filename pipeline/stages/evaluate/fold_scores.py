@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts.evaluation import FoldScores, HoldoutScores
 from pipeline.artifacts.retraining import FoldRetraining, Retraining
 from pipeline.artifacts.stage_results import BEST
-from pipeline.assembly import TrainingData, load_data, load_trained
-from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.assembly import TrainingData, load_data
 from pipeline.data.splits.folds import fold_ids, fold_numbers
 from pipeline.data.splits.split import Split, examples_by_class
 from pipeline.inputs.procedure import Part
@@ -24,7 +23,7 @@ from pipeline.score.classify import classification_scores
 from pipeline.score.locate import join_scores
 from pipeline.score.metrics.metric import ACCURACY, Metric
 from pipeline.stages.evaluate.metric_comparison import compare_metric
-from pipeline.stages.evaluate.scores import RunEvaluation, evaluate_run
+from pipeline.stages.evaluate.scores import RunEvaluation, by_arm, evaluate_run, load_tested, stack_probabilities
 from pipeline.train.loop import predict
 from pipeline.workspace import Workspace
 
@@ -90,10 +89,8 @@ def evaluate_folds(
         by_fold.append(sorted(runs, key=lambda run: run.seed))
         labels = np.asarray(data.prepared.labels[part.split.test])
         rows.append(_fold_row(part, listed[part.number], by_fold[-1], labels, control, confidence, metric))
-    joined = [
-        _join(parts[1:], [[run for run in runs if run.arm == arm] for runs in by_fold], shown, seed)
-        for arm in (BEST, control)
-    ]
+    of_arms = [by_arm(runs, control) for runs in by_fold]
+    joined = [_join(parts[1:], [runs[arm] for runs in of_arms], shown, seed) for arm in (BEST, control)]
     split = Split(whole.split.train, whole.split.val, ids)
     data = TrainingData(opened.prepared, split, opened.device)
     return FoldedEvaluation([run for runs in joined for run in runs], data, numbers, rows)
@@ -113,9 +110,8 @@ def evaluate_holdout(workspace: Workspace, whole: Part, folder: str) -> dict[str
     if not len(whole.split.test):
         return {}
     data = load_data(workspace.prepared, whole.path, whole.params.base.device)
-    model, sidecar = load_trained(workspace.models / folder, data.device)
-    scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
-    probabilities = predict(model, ImageBatches(data.prepared, whole.split.test, scale, data.device)).numpy()
+    model, test, _ = load_tested(workspace.models / folder, data)
+    probabilities = predict(model, test).numpy()
     labels = np.asarray(data.prepared.labels[whole.split.test])
     return {HOLDOUT: probabilities, f"{HOLDOUT}_ids": whole.split.test, f"{HOLDOUT}_labels": labels}
 
@@ -149,7 +145,7 @@ def _fold_row(
         confidence: Confidence of the interval.
         metric: Metric by which the arms are compared.
     """
-    best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
+    best, other = map(stack_probabilities, by_arm(runs, control).values())
     found = compare_metric(metric, best, other, labels, confidence=confidence).comparison
     return FoldScores(
         fold=part.number,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.artifacts.evaluation import ArmsCompared, ArmScores, Evaluation, TestMetrics
 from pipeline.artifacts.evaluations import has_shared_seeds
@@ -30,12 +31,12 @@ from pipeline.score.similarity_maps import last_block_maps
 from pipeline.score.verdict import write_verdict
 from pipeline.stages.evaluate.attention_scores import (
     ClassRow,
-    auroc_tables,
     baselines,
     class_rows,
     differences,
     locate,
     mean_location,
+    scored_tables,
     usable_masks,
 )
 from pipeline.stages.evaluate.ensembles import compare_ensembles
@@ -79,9 +80,7 @@ def evaluate_run(folder: Path, run: RetrainedRun, data: TrainingData) -> RunEval
         run: The run as retrain.json lists it.
         data: The prepared set with its split, on the device.
     """
-    model, sidecar = load_trained(folder, data.device)
-    scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
-    test = ImageBatches(data.prepared, data.split.test, scale, data.device)
+    model, test, scale = load_tested(folder, data)
     maps = last_block_maps(model, test)
     location = None
     if masks := usable_masks(data):
@@ -103,6 +102,31 @@ class Summary:
     compared: ArmsCompared
     tables: Mapping[str, NDArray[np.float64]] | None
     class_rows: list[ClassRow]
+
+
+def by_arm(runs: Sequence[RunEvaluation], control: str) -> dict[str, list[RunEvaluation]]:
+    """Returns the runs of the best configuration and those of the control, by arm."""
+    return {arm: [run for run in runs if run.arm == arm] for arm in (BEST, control)}
+
+
+def stack_probabilities(runs: Sequence[RunEvaluation]) -> NDArray[np.float32]:
+    """Returns the class probabilities of several runs, (S, N, C)."""
+    return np.stack([run.probabilities for run in runs])
+
+
+def load_tested(folder: Path, data: TrainingData) -> tuple[nn.Module, ImageBatches, Standardisation]:
+    """Returns a network, and the test images with the standardisation that its checkpoint records.
+
+    Args:
+        folder: Folder of the checkpoint.
+        data: The prepared set with its split, on the device.
+
+    Returns:
+        The network, the test images, and the standardisation.
+    """
+    model, sidecar = load_trained(folder, data.device)
+    scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
+    return model, ImageBatches(data.prepared, data.split.test, scale, data.device), scale
 
 
 def predictions_of(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -146,7 +170,8 @@ def summarise(
     labels = np.asarray(data.prepared.labels[data.split.test])
     metric = replace(metric, margin=margin)
     shared, words = has_shared_seeds((run.name for run in runs), control), metric.words
-    best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
+    arms = by_arm(runs, control)
+    best, other = map(stack_probabilities, arms.values())
     found = compare_metric(metric, best, other, labels, confidence=confidence, shared_seeds=shared, folds=folds)
     comparison, tables = found.comparison, found.tables
     parts = None
@@ -156,17 +181,14 @@ def summarise(
     # With folds, attention is scored only if every fold has masks that can be used.
     masks = usable_masks(data) if all(run.location is not None for run in runs) else None
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
-    shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
+    shown = {arm: _location_scores(each) for arm, each in arms.items()}
     attention = log_loss = None
-    if areas := auroc_tables(shown[BEST], shown[control], folds):
+    if areas := scored_tables(shown[BEST], shown[control], "auroc", folds):
         attention = compare_scores(
             areas.best, areas.control, confidence=confidence, shared_seeds=shared, folds=areas.folds
         )
     elif metric.name != LOSS_METRIC.name:
-        losses = (
-            np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm])
-            for arm in (BEST, control)
-        )
+        losses = (np.stack([log_losses(run.probabilities, labels) for run in each]) for each in arms.values())
         log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared, folds=folds)
     endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss, words=words)
     sentences = write_verdict(
@@ -186,8 +208,8 @@ def summarise(
         ArmsCompared(
             test_images=len(labels),
             arms={
-                arm: _arm([run for run in runs if run.arm == arm], labels, metric, found.values[name])
-                for arm, name in ((BEST, "best"), (control, "control"))
+                arm: _arm(each, labels, metric, values)
+                for (arm, each), values in zip(arms.items(), found.values.values(), strict=True)
             },
             metric=words,
             comparison=comparison,
