@@ -20,8 +20,7 @@ from pipeline.stages.report.content import ATTENTION_COLUMNS, BASELINES
 from pipeline.stages.report.content import _attention_changes as attention_changes
 from pipeline.stages.report.content import _attention_note as attention_note
 from pipeline.stages.report.content import _attention_rows as attention_rows
-from pipeline.stages.report.content import _ensemble_rows as ensemble_rows
-from pipeline.stages.report.content import _probe_rows as probe_rows
+from pipeline.stages.report.content import _score_rows as score_rows
 from pipeline.stages.report.content import _seed_remarks as seed_remarks
 from pipeline.workspace import Workspace
 
@@ -46,10 +45,13 @@ def test_ensembles_are_rows_under_the_arms_and_none_with_one_seed() -> None:
     row = {"seeds": 3, "accuracy": 0.9, "nll": 0.2, "ece": 0.01}
     found = {"best": row, "control": row | {"accuracy": 0.8}, "difference": 0.1, "low": 0.0, "high": 0.2}
     arms = {"best": "best", "plain": "control: plain"}
-    rows = ensemble_rows(filled(Evaluation, ensembles=found), arms)
+    single = {arm: {"seeds": [1, 2, 3], "accuracy": 0.7, "nll": 0.3, "ece": 0.02, "accuracy_sd": 0.1} for arm in arms}
+    *both, _, _ = rows = score_rows(filled(Evaluation, arms=single, ensembles=found), arms)
+    assert [(each["arm"], each["accuracy_sd"], each["seeds"]) for each in both] == [("best", 0.1, 3), ("control: plain", 0.1, 3)]  # fmt: skip
+    rows = rows[2:]
     assert [(each["arm"], each["accuracy"]) for each in rows] == [("best, ensemble", 0.9), ("control: plain, ensemble", 0.8)]  # fmt: skip
     assert all(each["accuracy_sd"] is None and each["seeds"] == 3 for each in rows)
-    assert ensemble_rows(filled(Evaluation), arms) == []
+    assert score_rows(filled(Evaluation, arms=single), arms) == both
 
 
 def test_changes_of_attention_stand_in_the_order_of_the_columns() -> None:
@@ -121,7 +123,7 @@ def test_probe_is_a_row_with_the_metric_where_another_one_is_asked_for() -> None
     probe = {"accuracy": 0.9, "nll": 0.3, "ece": 0.1, "macro_f1": 0.8}
     row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
     row |= {"accuracy": 0.9, "nll": 0.3, "ece": 0.1}
-    assert probe_rows(filled(Evaluation)) == []
-    assert probe_rows(filled(Evaluation, probe=probe)) == [row]
+    assert score_rows(filled(Evaluation), {}) == []
+    assert score_rows(filled(Evaluation, probe=probe), {}) == [row]
     by_f1 = filled(Evaluation, metric=MACRO_F1.words.content(), probe=probe)
-    assert probe_rows(by_f1, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]
+    assert score_rows(by_f1, {}, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]

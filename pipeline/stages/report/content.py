@@ -121,11 +121,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         title=f"{params.set_name}: what the search over {params.search.space} found",
         verdict=evaluation.verdict,
         remarks=remarks,
-        arms=[
-            *({"arm": shown, **_arm_row(evaluation.arms[arm], told)} for arm, shown in arms.items()),
-            *_ensemble_rows(evaluation, arms, told),
-            *_probe_rows(evaluation, told),
-        ],
+        arms=_score_rows(evaluation, arms, told),
         metric=told,
         objective=objective,
         ensembles=describe_ensembles(evaluation.ensembles) if evaluation.ensembles else None,
@@ -235,44 +231,34 @@ def _score_tables(
     return tables if tables and all(np.isfinite(table).all() for table in tables.values()) else None
 
 
-def _arm_row(scores: ArmScores, metric: MetricWords | None) -> Row:
-    kept = scores.model_dump(include={"accuracy", "accuracy_sd", "nll", "ece"})
-    if metric is not None:
-        kept |= {"metric": scores.value(metric), "metric_sd": scores.value(metric, "_sd")}
-    return {"seeds": len(scores.seeds), **kept}
+def _score_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricWords | None = None) -> list[Row]:
+    """Returns a row for each arm, for the ensemble of each arm's seeds, and for the probe, if there are any.
 
-
-def _ensemble_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricWords | None = None) -> list[Row]:
-    """Returns a row for the ensemble of each arm's seeds; none with one seed.
+    Only the arms' rows have deviations over seeds.
 
     Args:
         evaluation: Result of the evaluation.
         arms: Displayed name of each arm.
         metric: The metric in words, if it is not accuracy; else None.
     """
-    if (found := evaluation.ensembles) is None:
-        return []
-    return [
-        {"arm": f"{shown}, ensemble", "accuracy_sd": None, "seeds": each.seeds, **_beside(each, metric)}
-        for each, shown in zip((found.best, found.control), arms.values(), strict=True)
-    ]
-
-
-def _probe_rows(evaluation: Evaluation, metric: MetricWords | None = None) -> list[Row]:
-    """Returns a row for the probe, if there is one."""
-    if (probe := evaluation.probe) is None:
-        return []
-    row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
-    return [{**row, **_beside(probe, metric)}]
-
-
-def _beside(scores: EnsembleScores | ProbeScores, metric: MetricWords | None) -> Row:
-    """Returns the score columns of a row that has no deviation over seeds."""
-    row = {"accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
-    if metric is None:
-        return row
-    value = scores.value if isinstance(scores, ProbeScores) else scores.value(metric)
-    return row | {"metric": value, "metric_sd": None}
+    scored: dict[str, ArmScores | EnsembleScores | ProbeScores] = {
+        shown: evaluation.arms[arm] for arm, shown in arms.items()
+    }
+    if (found := evaluation.ensembles) is not None:
+        both = zip(arms.values(), (found.best, found.control), strict=True)
+        scored |= {f"{shown}, ensemble": each for shown, each in both}
+    if evaluation.probe is not None:
+        scored["probe (frozen features, no training)"] = evaluation.probe
+    rows = []
+    for name, scores in scored.items():
+        seeds = len(scores.seeds) if isinstance(scores, ArmScores) else getattr(scores, "seeds", None)
+        row: Row = {"arm": name, "seeds": seeds, "accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
+        row["accuracy_sd"] = getattr(scores, "accuracy_sd", None)
+        if metric is not None:
+            row["metric"] = scores.value if isinstance(scores, ProbeScores) else scores.value(metric)
+            row["metric_sd"] = scores.value(metric, "_sd") if isinstance(scores, ArmScores) else None
+        rows.append(row)
+    return rows
 
 
 def _attention_rows(evaluation: Evaluation, arms: Mapping[str, str]) -> list[Row] | None:
