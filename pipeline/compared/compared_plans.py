@@ -1,13 +1,12 @@
 """Plans of a comparison's searches. All are checked before the first search begins, and their cost is added up."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.compared.compared_methods import CONTROL, Comparison
 from pipeline.console.format import format_size, wrap_text
 from pipeline.errors import UserError
-from pipeline.preflight.estimate import MARGIN, RemainingWork, describe_seconds, remaining_work
+from pipeline.preflight.estimate import RemainingWork, check_space, describe_seconds, remaining_work
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.search_budget import max_epochs
 from pipeline.preflight.total_estimate import add_estimates, estimate_searches
@@ -108,15 +107,7 @@ def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
         both = tuple(a + b for a, b in zip(total.seconds, total.retraining, strict=True))
         yield _line("in all", describe_seconds((both[0], both[1])))
     yield _line("disk", f"about {format_size(total.disk_bytes)} of checkpoints in state/ at most, of all searches")
-    workspace = next(iter(plans.values())).workspace
-    place = workspace.state if workspace.state.exists() else workspace.anchor
-    free = shutil.disk_usage(place).free
-    if free < MARGIN * total.disk_bytes:
-        raise UserError(
-            f"{place}: {format_size(free)} are free there, and the checkpoints of all searches need "
-            f"{format_size(MARGIN * total.disk_bytes)} with room to spare. Lower search.keep_checkpoints, or "
-            "free space."
-        )
+    check_space(next(iter(plans.values())).workspace.state, total.disk_bytes, "the checkpoints of all searches")
 
 
 def _remaining(plan: Plan) -> list[RemainingWork]:

@@ -223,16 +223,29 @@ def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
         if is_s3(storage):  # a bucket has no known capacity
             return
         place = Path(storage).expanduser()
-    folder = _existing_parent(place)
     running = plan.resources.max_concurrent
     held = num_checkpoints + running
-    needed, free = MARGIN * held * cost.checkpoint_bytes, shutil.disk_usage(folder).free
+    what = f"{held} checkpoints of {format_size(cost.checkpoint_bytes)}"
+    what += f" ({num_checkpoints} kept, {running} of running trials)"
+    check_space(place, held * cost.checkpoint_bytes, what)
+
+
+def check_space(place: Path, size: float, what: str) -> None:
+    """Checks that a folder's disk has room for checkpoints, with space to spare.
+
+    Args:
+        place: The folder, which need not exist.
+        size: Size of the checkpoints in bytes.
+        what: The checkpoints in words, for the message.
+
+    Raises:
+        UserError: They do not fit; the message says how much is needed and what to change.
+    """
+    needed, free = MARGIN * size, shutil.disk_usage(_existing_parent(place)).free
     if free < needed:
         raise UserError(
-            f"{place}: {format_size(free)} are free there, and {held} checkpoints of "
-            f"{format_size(cost.checkpoint_bytes)} ({num_checkpoints} kept, {running} of running trials) need "
-            f"{format_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the "
-            "checkout to a disk that has more."
+            f"{place}: {format_size(free)} are free there, and {what} need {format_size(needed)} with room to spare. "
+            "Lower search.keep_checkpoints, free space, or move the checkout to a disk that has more."
         )
 
 
