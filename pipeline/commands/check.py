@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts.agreement import check_dvc_lock
@@ -68,14 +68,8 @@ def run_check(
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
-    tasks, done = plan.current_tasks(), None
+    tasks, done = (yield from decide_on_searches(plan, resume_anyway=resume_anyway, new=new)), None
     if tasks:
-        if resume_anyway or new:
-            for each in tasks:
-                yield decide_on_changed_code(each, new=new)
-            tasks = plan.current_tasks()  # a new search has other tasks
-        for each in tasks:
-            check_same_code(read_history(each.folder / JOURNAL), each.header, each.folder)
         done = None if afresh or resume_anyway or new else finished_search(tasks[0], workspace.results)
         if done:
             yield f"search {tasks[0].folder.name[:8]}: {done.reason}"
@@ -99,6 +93,30 @@ def run_check(
     plans = plan.expected_parts()
     histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
     yield from describe_estimates(plans, histories)
+
+
+def decide_on_searches(plan: Plan, *, resume_anyway: bool, new: bool) -> Generator[str, None, list[SearchTask]]:
+    """Applies the user's decision to searches that other code has begun, and yields a line for each.
+
+    Args:
+        plan: the plan of the run.
+        resume_anyway: whether the user wants to resume them.
+        new: whether the user wants to begin new searches in their place.
+
+    Returns:
+        The searches that will run.
+
+    Raises:
+        UserError: other code has begun a search, and there is no decision.
+    """
+    tasks = plan.current_tasks()
+    if resume_anyway or new:
+        for each in tasks:
+            yield decide_on_changed_code(each, new=new)
+        tasks = plan.current_tasks()  # a new search has other tasks
+    for each in tasks:
+        check_same_code(read_history(each.folder / JOURNAL), each.header, each.folder)
+    return tasks
 
 
 def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.artifacts.best_config import BestConfig, read_fold_searches
 from pipeline.artifacts.retraining import ChosenSeeds, Retraining
-from pipeline.commands.check import check_listed
+from pipeline.commands.check import check_listed, decide_on_searches
 from pipeline.commands.repro import alone_with_dvc, run_dvc, run_python
 from pipeline.compared.compared_methods import CONTROL, Comparison, read_comparison, write_params
 from pipeline.compared.compared_plans import describe_comparison_plan, describe_total, plan_searches
@@ -46,12 +46,9 @@ from pipeline.preflight.plan import Plan
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.trace import commit, trace
 from pipeline.state.looks import hash_networks, record_look
-from pipeline.state.search_summary import decide_on_changed_code
 from pipeline.tracking.evaluation_run import looks_logged, tested_networks
 from pipeline.tracking.single_run import log_run
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.records import JOURNAL, read_history
 from pipeline.workspace import Workspace
 
 PAGE, RESULTS = "index.html", "comparison.json"
@@ -142,15 +139,11 @@ def _decide(plan: Plan, given: str, answer: Answer) -> Iterator[str]:
     Raises:
         UserError: other code has begun a search, and there is no decision.
     """
-    if answer.resume_anyway or answer.new:
-        for task in plan.current_tasks():
-            yield decide_on_changed_code(task, new=answer.new)
-    for task in plan.current_tasks():
-        try:
-            check_same_code(read_history(task.folder / JOURNAL), task.header, task.folder)
-        except UserError as error:
-            told = str(error).replace("sar-search check --", f"sar-search compare --run {given} --check --")
-            raise UserError(told) from None
+    try:
+        yield from decide_on_searches(plan, resume_anyway=answer.resume_anyway, new=answer.new)
+    except UserError as error:
+        told = str(error).replace("sar-search check --", f"sar-search compare --run {given} --check --")
+        raise UserError(told) from None
 
 
 def run_methods(workspace: Workspace, given: str, answer: Answer, *, measured: bool = True) -> int:
@@ -266,10 +259,6 @@ def _same_seeds(methods: Mapping[str, Workspace]) -> Iterator[str]:
             _stage("retrain", each)
 
 
-def _retrained(each: Workspace) -> Retraining:
-    return Retraining.read(each.results / "retrain")
-
-
 def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]) -> str:
     """Records, before any network is tested, that all networks are tested together.
 
@@ -285,8 +274,9 @@ def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]
     """
     data_hash = open_prepared(workspace.prepared).data_hash
     holdout = bool(len(read_split(workspace.split, data_hash=data_hash).test))
-    of_methods = {name: tested_networks(each, _retrained(each), holdout=holdout) for name, each in methods.items()}
-    networks = sorted({network for each in of_methods.values() for network in each})
+    retrained = {each: Retraining.read(each.results / "retrain") for each in methods.values()}
+    tested = (tested_networks(each, found, holdout=holdout) for each, found in retrained.items())
+    networks = sorted({network for each in tested for network in each})
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     logged = looks_logged(store, params, data_hash)
