@@ -6,10 +6,11 @@ from dataclasses import replace
 from numpy.typing import ArrayLike
 
 from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
+from pipeline.compared.compared_results import UNDECIDED, describe_outcome, seeds_of
 from pipeline.config import Params, load_params
 from pipeline.console.format import LEFT, RIGHT, format_level, format_table
 from pipeline.errors import UserError, quote_name, single_item_command
-from pipeline.score.comparison import PAIRED, Comparison, compare_arms, compare_scores
+from pipeline.score.comparison import PAIRED, compare_arms, compare_scores
 from pipeline.score.family import Member, compare_family
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_of
 from pipeline.workspace import Workspace
@@ -108,19 +109,18 @@ def _row(
     """
     found = member.comparison
     name = each.control if reference is None else reference.id
-    seeds = f"{found.seeds[0]}" if found.seeds[0] == found.seeds[1] else f"{found.seeds[0]}/{found.seeds[1]}"
     no_interval = found.low is None or found.high is None
     return [
         each.id,
         each.method,
         each.setting,
-        seeds,
+        seeds_of(member),
         _value(found.best_mean, words),
         f"{name} {_value(found.control_mean, words)}",
         _difference(found.difference, words),
         "none" if no_interval else f"{_difference(found.low, words)} to {_difference(found.high, words)}",
         "none" if member.p_holm is None else f"{member.p_holm:.3f}",
-        _shown(found, member.p_holm, confidence, words),
+        _shown(member, confidence, words),
     ]
 
 
@@ -171,23 +171,17 @@ def _words(params: Params, first: StoredEvaluation) -> MetricWords:
     return words if params.evaluate.margin is None else replace(words, margin=params.evaluate.margin)
 
 
-def _shown(found: Comparison, p_holm: float | None, confidence: float, words: MetricWords) -> str:
-    """Returns the outcome of a comparison in a word.
+def _shown(member: Member, confidence: float, words: MetricWords) -> str:
+    """Returns the outcome of a comparison in a word, and what could have been found where the data do not suffice.
 
     Args:
-        found: the comparison.
-        p_holm: its p after Holm's correction, or None.
+        member: the comparison within its family.
         confidence: joint confidence of the family, in (0, 1).
         words: the metric in words, with its margin.
     """
-    if p_holm is None or found.low is None or found.high is None:
-        return "no interval"
-    if p_holm < 1 - confidence:
-        return "raised" if found.difference > 0 else "lowered"
-    if -words.margin < found.low and found.high < words.margin:
-        return "no difference"
-    finds = words.format_difference(found.detectable_difference or 0.0, unit=False).lstrip("+")
-    return f"not enough data (finds {finds})"
+    outcome = describe_outcome(member, confidence, words)
+    finds = words.format_difference(member.comparison.detectable_difference or 0.0, unit=False).lstrip("+")
+    return f"{outcome} (finds {finds})" if outcome == UNDECIDED else outcome
 
 
 def _share_seeds(seeds: list[int] | None, others: list[int] | None) -> bool:

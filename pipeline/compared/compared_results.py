@@ -266,7 +266,7 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
     }
     for outcome in (helps, harms):
         if chosen := by[outcome]:
-            amounts = ", ".join(_amount(method, words) for method in chosen)
+            amounts = ", ".join(words.format_difference(method.member.comparison.difference) for method in chosen)
             yield f"{_subject(chosen, verb[outcome])} {words.label} ({amounts})."
     if not by[helps]:
         yield f"No method is shown to {verb[helps]} {words.label}."
@@ -283,7 +283,8 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
     looked = [method for method in found.methods if method.attention is not None]
     better = [method for method in looked if _attends_better(method, found.confidence)]
     if better:
-        amounts = ", ".join(_area(method.attention.comparison.difference) for method in better if method.attention)
+        areas = (f"{method.attention.comparison.difference:+.2f}" for method in better if method.attention)
+        amounts = ", ".join(areas).replace("0.", ".")
         yield f"{_subject(better, 'attend')} to the object better (AUROC {amounts})."
     if rest := [method for method in looked if method not in better]:
         yield f"Of {_join(rest)} better attention is not shown."
@@ -323,14 +324,6 @@ def _attends_better(method: MethodResult, confidence: float) -> bool:
         and member.p_holm < 1 - confidence
         and member.comparison.difference > 0
     )
-
-
-def _amount(method: MethodResult, words: MetricWords) -> str:
-    return words.format_difference(method.member.comparison.difference)
-
-
-def _area(difference: float) -> str:
-    return f"{difference:+.2f}".replace("0.", ".")
 
 
 def _join(methods: Sequence[MethodResult]) -> str:

@@ -16,6 +16,7 @@ from pipeline.figures.curves import difference_figure
 from pipeline.figures.methods_page import ComparisonPage
 from pipeline.figures.report import Row
 from pipeline.provenance.trace import versions
+from pipeline.score.family import Member
 from pipeline.score.metrics.wording import MetricWords
 
 ATTENTION_WORDS = MetricWords("attention", "attention_auroc", "AUROC of attention", 0.01)
@@ -63,20 +64,10 @@ def result_rows(found: ComparedResults) -> list[Row]:
                 "setting": f"{method.configuration}{' (of all images)' * bool(found.folds)}",
                 "seeds": seeds_of(method.member),
                 "value": comparison.best_mean,
-                "difference": comparison.difference,
-                "low": comparison.low,
-                "high": comparison.high,
-                "p": method.member.p_holm,
+                **_compared(method.member),
                 "shown": found.outcome(method.member),
                 "auroc": None if attention is None else attention.comparison.best_mean,
-                "attention": None
-                if attention is None
-                else {
-                    "difference": attention.comparison.difference,
-                    "low": attention.comparison.low,
-                    "high": attention.comparison.high,
-                    "p": attention.p_holm,
-                },
+                "attention": None if attention is None else _compared(attention),
                 **_cost(method.cost),
                 "report": f"{method.name}/report/index.html",
             }
@@ -88,6 +79,11 @@ def result_rows(found: ComparedResults) -> list[Row]:
             | {"seeds": "", "value": found.probe.value, "auroc": None, **_cost(None), "report": ""}
         )
     return rows
+
+
+def _compared(member: Member) -> Row:
+    found = member.comparison
+    return {"difference": found.difference, "low": found.low, "high": found.high, "p": member.p_holm}
 
 
 def _cost(cost: SearchCost | None) -> dict[str, float | None]:
