@@ -43,9 +43,7 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
         group_by: What the groups were made from, as `group_by_content` returns it; None without split.group_by.
     """
     split = inputs.split
-    counts = {
-        role: np.bincount(prepared.labels[getattr(split, role)], minlength=len(prepared.classes)) for role in ROLES
-    }
+    counts = {role: _count_classes(getattr(split, role), prepared) for role in ROLES}
     grouped = None
     if inputs.groups is not None and group_by is not None:
         alone = int((inputs.groups.group_ids >= len(inputs.groups.names)).sum())
@@ -53,29 +51,23 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
         grouped |= {"unused_entries": list(inputs.groups.unused[:LISTED])}
     return {
         "images": {role: len(getattr(split, role)) for role in ROLES},
-        "classes": {
-            name: {role: int(counts[role][label]) for role in ROLES} for label, name in enumerate(prepared.classes)
-        },
+        "classes": {name: {role: counts[role][name] for role in ROLES} for name in prepared.classes},
         **({"folds": _folds(split, prepared)} if split.folds else {}),
         "group_by": grouped,
         "duplicates": _duplicates(inputs, prepared, params),
     }
 
 
+def _count_classes(ids: Ids, prepared: Prepared) -> dict[str, int]:
+    """Returns the number of these images in each class, by its name."""
+    counts = np.bincount(prepared.labels[ids], minlength=len(prepared.classes))
+    return dict(zip(prepared.classes, counts.tolist(), strict=True))
+
+
 def _folds(split: Split, prepared: Prepared) -> list[Report]:
     """Returns, for each fold, the number of images by role and of test images by class."""
     return [
-        {role: len(getattr(fold, role)) for role in ROLES}
-        | {
-            "test_by_class": {
-                name: int(count)
-                for name, count in zip(
-                    prepared.classes,
-                    np.bincount(prepared.labels[fold.test], minlength=len(prepared.classes)),
-                    strict=True,
-                )
-            }
-        }
+        {role: len(getattr(fold, role)) for role in ROLES} | {"test_by_class": _count_classes(fold.test, prepared)}
         for fold in split.folds
     ]
 
