@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.data.prepared.prepared import Prepared
@@ -64,17 +65,12 @@ def write_attention(
     folders = {}
     for config in configs:
         folders[config.name] = folder / config.name
-        place = folders[config.name] / "attention"
-        place.mkdir(parents=True, exist_ok=True)
         figure = attention_figure(images, config.maps, masks=masks, threshold=config.threshold, title=config.title)
-        fit_fonts(figure)
-        figure.savefig(place / "validation_images.png", dpi=DPI)
+        place = _save(figure, folders[config.name] / "attention", "validation_images.png")
         arrays: dict[str, Any] = {**raw, **_arrays(config)}
         np.savez_compressed(place / "validation_images.npz", **arrays)
     if len(configs) > 1:
         folders["all"] = folder / "all"
-        place = folders["all"] / "attention"
-        place.mkdir(parents=True, exist_ok=True)
         threshold = configs[0].threshold
         names = ", ".join(config.name for config in configs)
         figure = comparison_figure(
@@ -84,9 +80,22 @@ def write_attention(
             threshold=threshold,
             title=f"{names}: cut at {threshold:.2g} standard deviations above the mean",
         )
-        fit_fonts(figure)
-        figure.savefig(place / "settings.png", dpi=DPI)
+        _save(figure, folders["all"] / "attention", "settings.png")
     return folders
+
+
+def _save(figure: Figure, place: Path, name: str) -> Path:
+    """Writes a figure to a folder, which is made, and returns the folder.
+
+    Args:
+        figure: The figure.
+        place: The folder.
+        name: Name of the file.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    fit_fonts(figure)
+    figure.savefig(place / name, dpi=DPI)
+    return place
 
 
 def _arrays(config: ConfigMaps) -> dict[str, NDArray[Any]]:
