@@ -311,7 +311,11 @@ def warn_of_looks(found: ComparedResults) -> str:
 
 
 def seeds_of(member: Member) -> str:
-    """Returns the number of seeds, or the numbers of both arms where they differ."""
+    """Returns the number of seeds, or the numbers of both arms where they differ.
+
+    Args:
+        member: the comparison.
+    """
     best, control = member.comparison.seeds
     return str(best) if best == control else f"{best}/{control}"
 
