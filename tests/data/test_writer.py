@@ -95,7 +95,7 @@ def test_lack_of_space_is_told_before_anything_is_decoded(
     large = np.broadcast_to(np.uint8(0), (5, 10_000, 13_333, 3))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 400_000))
     monkeypatch.setattr(ArraySource, "read", lambda self, start: pytest.fail("read"))
-    with pytest.raises(UserError, match=r"the prepared images need 2\.0 GB, and 0\.4 MB are free there"):
+    with pytest.raises(UserError, match=r"the prepared images need 2\.0 GB, and 400 kB are free there"):
         write_prepared(replace(source(1), images=large, masks=None), earlier, work=tmp_path / "work")
     assert not (tmp_path / "work").exists() or not list((tmp_path / "work").glob("*/images.npy"))
 
