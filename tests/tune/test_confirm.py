@@ -130,9 +130,9 @@ def test_confirmations_that_are_still_to_come_do_not_count() -> None:
     assert confirm_results(record, {}, 2, base_seed=0).further_mean(VAL_ACCURACY) is None
     assert confirm_results(record, {}, 2, base_seed=0).mean == 0.9
     # Nor do those of seeds that are no longer asked for.
-    assert confirm_results(
-        record, {run.id: run for run in again(record, 0.6, 0.75)}, 1, base_seed=0
-    ).further(VAL_ACCURACY) == (0.6,)
+    assert confirm_results(record, {run.id: run for run in again(record, 0.6, 0.75)}, 1, base_seed=0).further(
+        VAL_ACCURACY
+    ) == (0.6,)
 
 
 def test_lucky_candidate_loses_to_the_one_that_is_better_over_all_seeds() -> None:
