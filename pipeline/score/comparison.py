@@ -43,6 +43,7 @@ Images tested in folds, each by networks of its own, have this layout within eve
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,7 @@ from pipeline.score.fold_variance import (
 Floats = NDArray[np.float64]
 
 POWER = 0.8
+"""Power of every forecast: the probability with which a difference is found."""
 
 PAIRED, INDEPENDENT = "paired", "independent"
 
@@ -141,11 +143,11 @@ def compare_arms(
         ValueError: If the shapes are wrong, there are fewer than two images in all or in a fold, a value is
             outside 0 .. 1, or the confidence is outside (0, 1).
     """
-    first, second = _checked("best", best), _checked("control", control)
-    for name, table in (("best", first), ("control", second)):
+    for name, arm in (("best", best), ("control", control)):
+        table = _checked(name, arm)
         if not ((table >= 0) & (table <= 1)).all():
             raise ValueError(f"{name} must hold 0 (wrong) to 1 (right) only")
-    return _compare(first, second, confidence, shared_seeds, folds)
+    return compare_scores(best, control, confidence=confidence, shared_seeds=shared_seeds, folds=folds)
 
 
 def compare_scores(
@@ -174,7 +176,21 @@ def compare_scores(
     for name, table in (("best", first), ("control", second)):
         if not np.isfinite(table).all():
             raise ValueError(f"{name} must hold finite numbers only")
-    return _compare(first, second, confidence, shared_seeds, folds)
+    images = first.shape[1]
+    if images != second.shape[1]:
+        raise ValueError(f"both arms must be tested on the same images, got {images} and {second.shape[1]}")
+    paired = shared_seeds and len(first) == len(second)
+    numbers = check_fold_numbers(folds, images)
+    error, freedom, of_images = _uncertainty(first, second, paired, numbers)
+    note = _note(first, second, error, paired)
+    found = replace(
+        _without_interval(first, second, images, note, confidence, shared_seeds),
+        standard_error=error,
+        degrees_of_freedom=freedom,
+        images_error=of_images,
+        folds=count_folds(numbers),
+    )
+    return at_confidence(found, confidence)
 
 
 def compare_values(
@@ -191,24 +207,7 @@ def compare_values(
         shared_seeds: Whether value s of both arms is from the same seed.
     """
     first, second = (np.asarray(arm, dtype=np.float64)[:, None] for arm in (best, control))
-    return Comparison(
-        difference=float(first.mean() - second.mean()),
-        low=None,
-        high=None,
-        confidence=confidence,
-        best_mean=float(first.mean()),
-        best_sd=_deviation(first),
-        control_mean=float(second.mean()),
-        control_sd=_deviation(second),
-        seeds=(len(first), len(second)),
-        images=images,
-        layout=PAIRED if shared_seeds and len(first) == len(second) else INDEPENDENT,
-        standard_error=None,
-        degrees_of_freedom=None,
-        images_error=None,
-        detectable_difference=None,
-        note=note,
-    )
+    return _without_interval(first, second, images, note, confidence, shared_seeds)
 
 
 def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
@@ -226,7 +225,7 @@ def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
     candidates = _candidates(comparison)
     if not candidates:
         return replace(comparison, confidence=confidence)
-    halves = [_t((1 + confidence) / 2, freedom) * error for error, freedom in candidates]
+    halves = [t_quantile((1 + confidence) / 2, freedom) * error for error, freedom in candidates]
     half = max(halves)
     error, freedom = candidates[halves.index(half)]
     return replace(
@@ -235,7 +234,7 @@ def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
         low=comparison.difference - half,
         high=comparison.difference + half,
         # A difference is found if estimate - half > 0. The estimate scatters around the truth by the same error and t.
-        detectable_difference=half + _t(POWER, freedom) * error,
+        detectable_difference=half + t_quantile(POWER, freedom) * error,
     )
 
 
@@ -262,27 +261,20 @@ def directed_p(comparison: Comparison, bound: float) -> float | None:
     return p_value(above) if above.difference > 0 else None if p_value(above) is None else 1.0
 
 
-def _compare(
-    best: Floats, control: Floats, confidence: float, shared_seeds: bool, folds: ArrayLike | None
+def _without_interval(
+    best: Floats, control: Floats, images: int, note: str | None, confidence: float, shared_seeds: bool
 ) -> Comparison:
-    """Compares two checked tables.
+    """Returns means and standard deviations of two tables, with no standard error and so no interval.
 
     Args:
-        best: (S, N).
-        control: (S2, N).
-        confidence: Confidence of the interval.
+        best: (S, N), or (S, 1) for one value per seed.
+        control: (S2, N), or (S2, 1).
+        images: Number of images.
+        note: Note of the comparison.
+        confidence: Confidence that is recorded.
         shared_seeds: Whether row s of both tables is the same seed.
-        folds: Number of each image's fold, (N,); None without folds.
-
-    Raises:
-        ValueError: If the numbers of images differ, or as `check_fold_numbers` and `at_confidence`.
     """
-    if best.shape[1] != control.shape[1]:
-        raise ValueError(f"both arms must be tested on the same images, got {best.shape[1]} and {control.shape[1]}")
-    paired = shared_seeds and len(best) == len(control)
-    numbers = check_fold_numbers(folds, best.shape[1])
-    error, freedom, of_images = _uncertainty(best, control, paired, numbers)
-    found = Comparison(
+    return Comparison(
         difference=float(best.mean() - control.mean()),
         low=None,
         high=None,
@@ -292,16 +284,14 @@ def _compare(
         control_mean=float(control.mean()),
         control_sd=_deviation(control),
         seeds=(len(best), len(control)),
-        images=best.shape[1],
-        layout=PAIRED if paired else INDEPENDENT,
-        standard_error=error,
-        degrees_of_freedom=freedom,
-        images_error=of_images,
+        images=images,
+        layout=PAIRED if shared_seeds and len(best) == len(control) else INDEPENDENT,
+        standard_error=None,
+        degrees_of_freedom=None,
+        images_error=None,
         detectable_difference=None,
-        note=_note(best, control, error, paired),
-        folds=count_folds(numbers),
+        note=note,
     )
-    return at_confidence(found, confidence)
 
 
 def _uncertainty(
@@ -413,5 +403,31 @@ def _deviation(arm: Floats) -> float | None:
     return float(arm.mean(axis=1).std(ddof=1)) if len(arm) > 1 else None
 
 
-def _t(probability: float, freedom: float) -> float:
+def t_quantile(probability: float, freedom: float) -> float:
+    """Returns a quantile of Student's t.
+
+    Args:
+        probability: Probability below the quantile.
+        freedom: Degrees of freedom.
+    """
     return float(stdtrit(freedom, probability))
+
+
+def least_enough(is_enough: Callable[[int], bool], start: int, most: int, *, rough: bool = False) -> int | None:
+    """Returns the least number that is enough, given that all larger ones are; None if none is.
+
+    Args:
+        is_enough: Returns whether a number is enough.
+        start: Least number that is tried.
+        most: Largest number that is tried.
+        rough: Whether the number may be too large by half a percent.
+    """
+    low, high = start - 1, start
+    while not is_enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(most, 2 * high)
+    while high - low > max(1, low // 200 if rough else 1):
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high

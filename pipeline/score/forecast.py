@@ -47,13 +47,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.comparison import FEW_DISCORDANT
+from pipeline.score.comparison import FEW_DISCORDANT, POWER, least_enough, t_quantile
 from pipeline.score.pooled_error import interaction
 
 Floats = NDArray[np.float64]
 
-POWER = 0.8
-"""Power for which seeds are chosen: the probability of showing that there is no loss where there is none."""
 LEAST_DEGREES_OF_FREEDOM = 4
 """Fewest degrees of freedom of a usable mean square; on 3, the ends of its 80 % interval differ tenfold."""
 RANGE = 0.8
@@ -265,7 +263,7 @@ class Forecast:
         """Half-width that remains with any number of seeds; infinite with too few test images."""
         if self.test_images < 2 * self.folds:
             return math.inf
-        return _t(self._quantile, self.test_images - self.folds) * math.sqrt(
+        return t_quantile(self._quantile, self.test_images - self.folds) * math.sqrt(
             2 * self.components.config_image / self.test_images
         )
 
@@ -283,19 +281,12 @@ class Forecast:
             both = float(special.ndtri(self._quantile) + special.ndtri(POWER))
             return max(2, math.ceil(2 * self.components.config_image * (both / margin) ** 2))
 
-        def suffice(images: int) -> bool:
-            return replace(self, test_images=images).power(seeds, margin).value >= POWER
-
-        high = 2 * self.folds
-        while not suffice(high):
-            high *= 2
-            if high > _MOST_IMAGES:
-                return None
-        low = high // 2
-        while high - low > max(1, low // 200):
-            middle = (low + high) // 2
-            low, high = (low, middle) if suffice(middle) else (middle, high)
-        return high
+        return least_enough(
+            lambda images: replace(self, test_images=images).power(seeds, margin).value >= POWER,
+            2 * self.folds,
+            _MOST_IMAGES,
+            rough=True,
+        )
 
     def reaches(self, seeds: int, margin: float, level: float | None = None) -> bool:
         """Returns whether (t(.975) + t(.8)) SE <= margin.
@@ -311,7 +302,9 @@ class Forecast:
             return False
         by_seed, by_image = self._variance_parts(seeds, level)
         freedom = self._satterthwaite(by_seed, by_image, seeds)
-        return (_t(self._quantile, freedom) + _t(POWER, freedom)) * math.sqrt(by_seed + by_image) <= margin
+        return (t_quantile(self._quantile, freedom) + t_quantile(POWER, freedom)) * math.sqrt(
+            by_seed + by_image
+        ) <= margin
 
     @property
     def _quantile(self) -> float:
@@ -388,7 +381,7 @@ class Forecast:
         freedom = self._satterthwaite(found, by_image, seeds)
         half = special.stdtrit(freedom, self._quantile) * np.sqrt(found + by_image)
         alone = by_image + 2 * self.components.residual / (seeds * self.test_images)
-        half = np.maximum(half, _t(self._quantile, self.test_images - self.folds) * math.sqrt(alone))
+        half = np.maximum(half, t_quantile(self._quantile, self.test_images - self.folds) * math.sqrt(alone))
         error = max(math.sqrt(by_seed + by_image), _NOTHING)
         return float(half.mean()), float(special.ndtr((margin - half) / error).mean())
 
@@ -438,7 +431,3 @@ def _chi_square_points(freedom: int) -> Floats:
     """Returns equally likely values of a chi-square, divided by its degrees of freedom."""
     chances = (np.arange(_POINTS) + 0.5) / _POINTS
     return np.asarray(special.chdtri(freedom, 1 - chances) / freedom, dtype=np.float64)
-
-
-def _t(probability: float, freedom: float) -> float:
-    return float(special.stdtrit(freedom, probability))

@@ -19,10 +19,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike
+from scipy.special import ndtri  # type: ignore[import-untyped, unused-ignore]
 
-POWER = 0.8
+from pipeline.score.comparison import POWER, t_quantile
 
 # A standard error below this is rounding.
 _NOTHING = 1e-12
@@ -122,7 +122,7 @@ class PairedScores:
             margin: Largest difference that counts as none.
         """
         half = 0.0 if self.low is None else self.difference - self.low
-        quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.images - 1))
+        quantile = t_quantile((1 + self.confidence) / 2, self.images - 1)
         both = _normal((1 + self.confidence) / 2) + _normal(POWER)
         return max(2, math.ceil(self.images * (half / quantile * both / margin) ** 2))
 
@@ -152,9 +152,9 @@ def paired_score_difference(first: ArrayLike, second: ArrayLike, *, confidence: 
         return PairedScores(
             difference, None, None, confidence, images, "no image shows any variation in the difference"
         )
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, images - 1)) * error
+    half = t_quantile((1 + confidence) / 2, images - 1) * error
     return PairedScores(difference, difference - half, difference + half, confidence, images)
 
 
 def _normal(probability: float) -> float:
-    return float(scipy.stats.norm.ppf(probability))
+    return float(ndtri(probability))

@@ -19,13 +19,12 @@ order of magnitude is reliable.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike
 
+from pipeline.score.comparison import POWER, least_enough, t_quantile
 from pipeline.score.fold_variance import (
     check_fold_numbers,
     count_folds,
@@ -34,7 +33,6 @@ from pipeline.score.fold_variance import (
     seeds_variance,
 )
 
-POWER = 0.8
 MOST_SEEDS = 1000
 MOST_IMAGES = 100_000_000
 
@@ -82,9 +80,10 @@ class VarianceParts:
         quantile = (1 + confidence) / 2
         # As in the comparison, the wider interval decides.
         half, error, freedom = max(
-            (_t(quantile, freedom) * math.sqrt(value), math.sqrt(value), freedom) for value, freedom in candidates
+            (t_quantile(quantile, freedom) * math.sqrt(value), math.sqrt(value), freedom)
+            for value, freedom in candidates
         )
-        return float(half + _t(POWER, freedom) * error)
+        return float(half + t_quantile(POWER, freedom) * error)
 
 
 def variance_parts(
@@ -123,48 +122,6 @@ def variance_parts(
     )
 
 
-def seeds_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
-    """Returns the least number of seeds per arm that is enough with the same images; None if 1,000 are not.
-
-    Args:
-        parts: Parts of the variance.
-        distance: Distance of the true difference from the bound.
-        confidence: Confidence of the interval.
-    """
-    count = min(parts.seed_counts)
-    return _least(lambda seeds: parts.detectable(seeds / count, 1, confidence) <= distance, count, MOST_SEEDS)
-
-
-def images_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
-    """Returns the least number of test images that is enough with the same seeds; None if no number is.
-
-    Args:
-        parts: Parts of the variance.
-        distance: Distance of the true difference from the bound.
-        confidence: Confidence of the interval.
-    """
-    count = parts.image_count
-    return _least(lambda images: parts.detectable(1, images / count, confidence) <= distance, count, MOST_IMAGES)
-
-
-def both_enough(parts: VarianceParts, distance: float, confidence: float) -> tuple[int, int] | None:
-    """Returns the least seeds per arm and test images that are enough, both larger by one factor.
-
-    Args:
-        parts: Parts of the variance.
-        distance: Distance of the true difference from the bound.
-        confidence: Confidence of the interval.
-
-    Returns:
-        (seeds, images); None if 1,000 seeds are not enough.
-    """
-    count = min(parts.seed_counts)
-    found = _least(
-        lambda seeds: parts.detectable(seeds / count, seeds / count, confidence) <= distance, count, MOST_SEEDS
-    )
-    return None if found is None else (found, math.ceil(parts.image_count * found / count))
-
-
 def describe_enough(parts: VarianceParts, distance: float, confidence: float) -> str:
     """Returns a clause that says how many seeds or images would be enough; each alone, if that is possible.
 
@@ -173,12 +130,16 @@ def describe_enough(parts: VarianceParts, distance: float, confidence: float) ->
         distance: Distance of the true difference from the bound.
         confidence: Confidence of the interval.
     """
-    if parts.detectable(1, 1, confidence) <= distance:
+
+    def is_found(seeds: float, images: float) -> bool:
+        return parts.detectable(seeds, images, confidence) <= distance
+
+    if is_found(1, 1):
         return "as many seeds and images again: chance alone, or a true difference, has brought this one near its bound"
-    ways = []
-    if (seeds := seeds_enough(parts, distance, confidence)) is not None:
+    ways, rows, count = [], min(parts.seed_counts), parts.image_count
+    if (seeds := least_enough(lambda each: is_found(each / rows, 1), rows, MOST_SEEDS)) is not None:
         ways.append(f"about {seeds:,} seeds an arm on as many images (retrain.seeds)")
-    if (images := images_enough(parts, distance, confidence)) is not None:
+    if (images := least_enough(lambda each: is_found(1, each / count), count, MOST_IMAGES)) is not None:
         ways.append(f"about {images:,} test images with as many seeds")
     if ways:
         stays = ""
@@ -187,29 +148,7 @@ def describe_enough(parts: VarianceParts, distance: float, confidence: float) ->
         elif images is None:
             stays = "; more images alone would not do: the seeds' part of the variance stays"
         return ", or ".join(ways) + stays
-    if (together := both_enough(parts, distance, confidence)) is None:
+    if (seeds := least_enough(lambda each: is_found(each / rows, each / rows), rows, MOST_SEEDS)) is None:
         return "more seeds and images than can be had: neither would do alone, nor 1,000 seeds with more images"
-    return f"about {together[0]:,} seeds an arm and {together[1]:,} test images together; neither would do alone"
-
-
-def _least(is_enough: Callable[[int], bool], start: int, most: int) -> int | None:
-    """Returns the least number that is enough, given that all larger ones are; None if none is.
-
-    Args:
-        is_enough: Returns whether a number is enough.
-        start: Least number that is tried.
-        most: Largest number that is tried.
-    """
-    low, high = start - 1, start
-    while not is_enough(high):
-        if high >= most:
-            return None
-        low, high = high, min(most, 2 * high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
-
-
-def _t(probability: float, freedom: float) -> float:
-    return float(scipy.stats.t.ppf(probability, freedom))
+    images = math.ceil(count * seeds / rows)
+    return f"about {seeds:,} seeds an arm and {images:,} test images together; neither would do alone"

@@ -4,6 +4,7 @@ Against slow restatements: the comparison itself at the numbers that were measur
 """
 
 import math
+import re
 from dataclasses import replace
 from statistics import mean, variance
 from typing import Any
@@ -13,14 +14,7 @@ import pytest
 import scipy.stats
 
 from pipeline.score.comparison import compare_arms
-from pipeline.score.sample_size import (
-    VarianceParts,
-    both_enough,
-    describe_enough,
-    images_enough,
-    seeds_enough,
-    variance_parts,
-)
+from pipeline.score.sample_size import VarianceParts, describe_enough, variance_parts
 
 LEVEL = 0.95
 OF_SEEDS = VarianceParts((4e-5,), (1e-6,), (4,), 1e-6, 1e-6, 400)
@@ -86,18 +80,19 @@ def test_the_error_at_other_numbers_is_that_of_the_formula() -> None:
 @pytest.mark.parametrize("parts", [OF_SEEDS, OF_IMAGES, OF_BOTH, EITHER], ids=["seeds", "images", "both", "either"])
 @pytest.mark.parametrize("distance", [0.012, 0.02])
 def test_what_is_enough_is_the_least_that_is(parts: VarianceParts, distance: float) -> None:
+    said = describe_enough(parts, distance, LEVEL)
     seeds = next((n for n in range(4, 1001) if parts.detectable(n / 4, 1, LEVEL) <= distance), None)
-    assert seeds_enough(parts, distance, LEVEL) == seeds
-    images = images_enough(parts, distance, LEVEL)
-    if images is None:
-        assert parts.detectable(1, 1e9, LEVEL) > distance
-    else:
+    if seeds is not None:
+        assert f"about {seeds:,} seeds an arm on as many images" in said
+    if (named := re.search(r"about ([\d,]+) test images with as many seeds", said)) is not None:
+        images = int(named[1].replace(",", ""))
         assert parts.detectable(1, images / 400, LEVEL) <= distance
         assert images == 400 or parts.detectable(1, (images - 1) / 400, LEVEL) > distance
-    together = both_enough(parts, distance, LEVEL)
-    assert together is not None
-    count = next(n for n in range(4, 1001) if parts.detectable(n / 4, n / 4, LEVEL) <= distance)
-    assert together == (count, 100 * count)
+    else:
+        assert parts.detectable(1, 1e9, LEVEL) > distance
+    if seeds is None and named is None:
+        count = next(n for n in range(4, 1001) if parts.detectable(n / 4, n / 4, LEVEL) <= distance)
+        assert f"about {count:,} seeds an arm and {100 * count:,} test images together" in said
 
 
 def test_seeds_and_images_are_named_only_where_more_of_them_alone_would_do() -> None:
@@ -132,4 +127,4 @@ def test_networks_that_do_not_differ_need_nothing() -> None:
     parts = variance_parts(np.ones((3, 9)), np.ones((3, 9)), shared_seeds=True)
     assert parts is not None
     assert parts.detectable(1, 1, LEVEL) == 0
-    assert seeds_enough(parts, 0.01, LEVEL) == 3
+    assert describe_enough(parts, 0.01, LEVEL).startswith("as many seeds and images again")
