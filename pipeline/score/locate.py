@@ -11,6 +11,7 @@ Shapes: B images, A attention heads, H x W patches, h x w pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,8 +28,12 @@ from pipeline.score.overlap import (
     pointing_game,
 )
 
-OF_HEAD = ("jaccard_fixed_head", "auroc", "average_precision", "pointing_game", "energy")
-"""Scores of one head, which are None if no head is given."""
+OF_HEAD = {"jaccard": "jaccard_fixed_head"} | {
+    name: name for name in ("auroc", "average_precision", "pointing_game", "energy")
+}
+"""Scores, and the field of each for one head, which is None if no head is given; `head_*` is that of every head."""
+OF_BEST = ("jaccard", "pointing_game", "energy")
+"""Scores of which the best head is reported too."""
 
 
 @dataclass(frozen=True)
@@ -102,40 +107,25 @@ def location_scores(
         raise ValueError(f"head must lie in 0..{attention.shape[1] - 1}, got {head}")
     _, _, rows, columns = attention.shape
     seen = masks if isinstance(masks, Coverage) else cover(masks, (rows, columns))
-    jaccard = attention_jaccard(attention, seen, mass=mass)
-    auroc = attention_auroc(attention, seen)
-    precision = attention_average_precision(attention, seen)
-    pointing, energy = pointing_game(attention, seen), attention_energy(attention, seen)
-    best = {"jaccard": jaccard, "pointing_game": pointing, "energy": energy}
-    of_head = {
-        "jaccard_fixed_head": jaccard,
-        "auroc": auroc,
-        "average_precision": precision,
-        "pointing_game": pointing,
-        "energy": energy,
+    scores = {
+        "jaccard": attention_jaccard(attention, seen, mass=mass),
+        "auroc": attention_auroc(attention, seen),
+        "average_precision": attention_average_precision(attention, seen),
+        "pointing_game": pointing_game(attention, seen),
+        "energy": attention_energy(attention, seen),
     }
-    per_image = {f"{name}_best_head": values.max(axis=1) for name, values in best.items()}
-    means = {name: float(mean_over_images(values[:, None])[0]) for name, values in per_image.items()}
-    fixed: dict[str, float | None] = dict.fromkeys(of_head)
+    per_image = {f"{name}_best_head": scores[name].max(axis=1) for name in OF_BEST}
     if head is not None:
-        per_image |= {name: values[:, head] for name, values in of_head.items()}
-        fixed = {name: float(mean_over_images(values)[head]) for name, values in of_head.items()}
-    scored = ~np.isnan(jaccard[:, 0])
-    return LocationScores(
-        jaccard_best_head=means["jaccard_best_head"],
-        pointing_game_best_head=means["pointing_game_best_head"],
-        energy_best_head=means["energy_best_head"],
-        **fixed,
+        per_image |= {field: scores[name][:, head] for name, field in OF_HEAD.items()}
+    of_heads = {name: mean_over_images(values) for name, values in scores.items()}
+    scored = ~np.isnan(scores["jaccard"][:, 0])
+    return _summarise(
+        per_image,
+        of_heads,
         head=head,
-        head_jaccard=mean_over_images(jaccard),
-        head_auroc=mean_over_images(auroc),
-        head_average_precision=mean_over_images(precision),
-        head_pointing_game=mean_over_images(pointing),
-        head_energy=mean_over_images(energy),
         images=int(scored.sum()),
         left_out=int((~scored).sum()),
-        ranked=int((~np.isnan(auroc[:, 0])).sum()),
-        per_image=per_image,
+        ranked=int((~np.isnan(scores["auroc"][:, 0])).sum()),
     )
 
 
@@ -151,22 +141,30 @@ def join_scores(parts: Sequence[LocationScores], order: NDArray[np.int64]) -> Lo
     """
     names = parts[0].per_image
     per_image = {name: np.concatenate([part.per_image[name] for part in parts])[order] for name in names}
-    fixed: dict[str, float | None] = dict.fromkeys(OF_HEAD)
-    means = {name: float(mean_over_images(values[:, None])[0]) for name, values in per_image.items()}
-    none = np.zeros(0)
-    return LocationScores(
-        **(fixed | means),  # type: ignore[arg-type]
+    return _summarise(
+        per_image,
+        dict.fromkeys(OF_HEAD, np.zeros(0)),
         head=None,
-        head_jaccard=none,
-        head_auroc=none,
-        head_average_precision=none,
-        head_pointing_game=none,
-        head_energy=none,
         images=sum(part.images for part in parts),
         left_out=sum(part.left_out for part in parts),
         ranked=sum(part.ranked for part in parts),
-        per_image=per_image,
     )
+
+
+def _summarise(per_image: Mapping[str, Floats], of_heads: Mapping[str, Floats], **rest: int | None) -> LocationScores:
+    """Builds the scores from the values of images, of which it takes the means.
+
+    Args:
+        per_image: Values (B,) by the fields of their means.
+        of_heads: Means of every head, by score.
+        **rest: The other fields.
+    """
+    means = {name: float(mean_over_images(values[:, None])[0]) for name, values in per_image.items()}
+    if (head := rest["head"]) is not None:
+        means |= {field: float(of_heads[name][head]) for name, field in OF_HEAD.items()}
+    heads = {f"head_{name}": values for name, values in of_heads.items()}
+    fields: dict[str, Any] = dict.fromkeys(OF_HEAD.values()) | means | heads | rest
+    return LocationScores(**fields, per_image=per_image)
 
 
 def pick_head(similarity: ArrayLike, masks: ArrayLike) -> int:
