@@ -80,16 +80,14 @@ def classification_scores(probabilities: ArrayLike, labels: ArrayLike) -> Classi
     """
     shares, truth = check_predictions(probabilities, labels)
     images, classes = shares.shape
-    predicted = shares.argmax(axis=1)
-    pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
-    confusion = pairs.reshape(classes, classes).astype(np.int64)
+    confusion = count_confusion(shares.argmax(axis=1), truth, classes)
     occurring = confusion.sum(axis=1)
     per_class = np.full(classes, np.nan)
     np.divide(np.diag(confusion), occurring, out=per_class, where=occurring > 0)
     return ClassificationScores(
         accuracy=float(np.trace(confusion) / images),
         balanced_accuracy=float(np.nanmean(per_class)),
-        nll=float(_log_losses(shares, truth).mean()),
+        nll=float(log_losses(shares, truth).mean()),
         ece=reliability_bins(shares, truth).ece,
         per_class_accuracy=per_class,
         confusion=confusion,
@@ -108,7 +106,20 @@ def log_losses(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
     Raises:
         ValueError: As `classification_scores`.
     """
-    return _log_losses(*check_predictions(probabilities, labels))
+    shares, truth = check_predictions(probabilities, labels)
+    losses: NDArray[np.float64] = -np.log(np.maximum(shares[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY))
+    return losses
+
+
+def count_confusion(predicted: NDArray[np.int64], truth: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Returns the numbers of images by true class (rows) and predicted class (columns), (C, C).
+
+    Args:
+        predicted: Predicted classes, (N,).
+        truth: True classes, (N,).
+        classes: C.
+    """
+    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> ReliabilityBins:
@@ -137,11 +148,6 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
     for row, value in zip(means, (confidence, right), strict=True):
         np.divide(np.bincount(index, weights=value, minlength=bins), count, out=row, where=count > 0)
     return ReliabilityBins(edges, means[0], means[1], count.astype(np.int64))
-
-
-def _log_losses(shares: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
-    losses: NDArray[np.float64] = -np.log(np.maximum(shares[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY))
-    return losses
 
 
 def check_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

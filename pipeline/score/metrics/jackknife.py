@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped, unused-ignore]
 
+from pipeline.score.classify import count_confusion
+
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -74,8 +76,7 @@ def macro_f1_pseudo_values(predicted: Labels, labels: Labels, classes: int) -> F
         labels: True classes, (N,).
         classes: C.
     """
-    place = labels * classes + predicted
-    confusion = np.bincount(place, minlength=classes * classes).reshape(classes, classes)
+    confusion = count_confusion(predicted, labels, classes)
     count, taken, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
     occurring = count > 0
     share = np.where(occurring, _f1(confusion), 0.0)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.score.classify import check_predictions, log_losses
+from pipeline.score.classify import check_predictions, count_confusion, log_losses
 from pipeline.score.metrics.jackknife import (
     Floats,
     auroc,
@@ -149,8 +149,7 @@ def _right(shares: Floats, truth: NDArray[np.int64]) -> Floats:
 
 
 def _confusion(shares: Floats, truth: NDArray[np.int64]) -> NDArray[np.int64]:
-    classes = shares.shape[1]
-    return np.bincount(truth * classes + shares.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+    return count_confusion(shares.argmax(axis=1), truth, shares.shape[1])
 
 
 def _balanced_accuracy(shares: Floats, truth: NDArray[np.int64]) -> float:
