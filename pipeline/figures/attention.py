@@ -19,11 +19,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, new_figure
 
 Floats = NDArray[np.float64]
 
-_WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch
 _LEAST = 1.05
 """Smallest width of a column in inches."""
 _HEADS_ABREAST = 6
@@ -81,7 +80,7 @@ def attention_figure(
                 above.set_ylabel("similarity", fontsize=8)
                 middle.set_ylabel("above the cut", fontsize=8)
                 below.set_ylabel("components", fontsize=8)
-    for axes in (axes for line in grid for axes in line):
+    for axes in grid.flat:
         axes.set_visible(axes.has_data())
     return figure
 
@@ -114,7 +113,7 @@ def comparison_figure(
     """
     checked = {arm: _checked(images, maps, masks) for arm, maps in similarity.items()}
     figure, grid = _grid(len(images), 1 + 3 * len(checked), title)
-    size = 9 * max(1.0, figure.get_figwidth() / _WIDTH)  # the report scales wide pictures down
+    size = 9 * max(1.0, figure.get_figwidth() / WIDTH)  # the report scales wide pictures down
     grid[0][0].set_title("image", fontsize=size)
     for place, (arm, maps) in enumerate(checked.items()):
         start = 1 + 3 * place
@@ -188,7 +187,7 @@ def _checked(
     return np.asarray(similarity, dtype=np.float64)
 
 
-def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
+def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[Any]]:
     # More columns than an image and two arms widen the figure, because a picture under an inch is unreadable.
     """Returns an empty figure with a grid of axes.
 
@@ -196,17 +195,11 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]
         rows, columns: size of the grid.
         title: heading of the figure; empty for none.
     """
-    width = min(max(_WIDTH, _LEAST * columns), 1.6 * columns + 0.3)
-    figure = Figure(figsize=(width, width / columns * rows + 0.5), dpi=120, layout="constrained", facecolor="white")
+    width = min(max(WIDTH, _LEAST * columns), 1.6 * columns + 0.3)
+    figure = new_figure(width / columns * rows + 0.5, title, width=width)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
-    if title:
-        figure.suptitle(title, fontsize=11)
-    grid = [
-        [figure.add_subplot(rows, columns, 1 + row * columns + column) for column in range(columns)]
-        for row in range(rows)
-    ]
-    for axes in (axes for line in grid for axes in line):
-        axes.set(xticks=[], yticks=[])
+    grid: NDArray[Any] = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    for axes in grid.flat:
         axes.spines[:].set(color="#BBBBBB", linewidth=0.6)
     return figure, grid
 

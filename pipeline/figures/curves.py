@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
+from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION, WIDTH, new_figure, open_axes
 from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
-_WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch, the width of the report's figures
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _NUMBERED_CLASSES = 15
 _NAMED_CLASSES = 40
@@ -227,7 +226,7 @@ def difference_figure(
     return figure
 
 
-def _canvas(height: float, title: str, *, width: float = _WIDTH) -> tuple[Figure, Axes]:
+def _canvas(height: float, title: str, *, width: float = WIDTH) -> tuple[Figure, Axes]:
     """Returns an empty figure with axes.
 
     Args:
@@ -235,14 +234,9 @@ def _canvas(height: float, title: str, *, width: float = _WIDTH) -> tuple[Figure
         title: heading of the figure; empty for none.
         width: inches.
     """
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(height, title, width=width)
     axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E3E3E3", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    open_axes(axes, size=9)
     return figure, axes
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import read_table
-from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION
+from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH, new_figure, open_axes
 from pipeline.figures.fonts import fit_fonts
 from pipeline.figures.objective_axis import objective_axis
 
@@ -23,7 +23,6 @@ Config = Mapping[str, Any]
 PICTURE = "pareto.png"
 """File name in results/search/. DVC does not track it, since a search for one objective has none."""
 
-_WIDTH = 7.5
 _ABREAST = 2
 _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
 """Draw style of the front by the direction of the horizontal objective."""
@@ -94,8 +93,7 @@ def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, t
         return None
     columns = min(_ABREAST, len(names) - 1)
     rows = math.ceil((len(names) - 1) / columns)
-    size = (_WIDTH if columns > 1 else 5.6, 3.4 * rows + 0.5)
-    figure = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(3.4 * rows + 0.5, title, width=WIDTH if columns > 1 else 5.6)
     first, first_axes = names[0], None
     for index, other in enumerate(names[1:]):
         axes = figure.add_subplot(rows, columns, index + 1, sharey=first_axes)
@@ -108,8 +106,6 @@ def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, t
     figure.legend(
         *first_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False
     )
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -150,10 +146,7 @@ def _draw(axes: Axes, configs: Sequence[Config], across: str, up: str, *, step: 
     for each in controls:
         place = (_scaled(across, each[across]), _scaled(up, each[up]))
         axes.annotate(str(each["trial"]), place, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#E3E3E3", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes, size=8)
 
 
 def _scaled(name: str, value: float) -> float:

@@ -7,7 +7,7 @@ next to this module. Figures are embedded as PNG, and nothing is fetched from el
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -139,15 +139,15 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=_percent,
-        fixed=_fixed,
-        signed=_signed,
-        deviation=_deviation,
-        change=_change,
+        percent=_or_absent(format_percent),
+        fixed=_or_absent(lambda value, digits=3: f"{value:.{digits}f}"),
+        signed=_or_absent(lambda value, digits=3: f"{value + 0.0:+.{digits}f}"),
+        deviation=_or_absent(lambda share: f"\N{PLUS-MINUS SIGN} {100 * share:.2f}"),
+        change=_or_absent(partial(format_points, unit=False)),
         setting=partial(format_value_short, digits=4),
         duration=format_duration,
         picture=_picture,
-        megabytes=_megabytes,
+        megabytes=_or_absent(lambda value: f"{value:,.0f} MB"),
     )
     return environment
 
@@ -179,28 +179,9 @@ def _missing(value: float | None) -> bool:
     return value is None or math.isnan(value)
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return _ABSENT if value is None or math.isnan(value) else format_percent(value, digits)
-
-
-def _fixed(value: float | None, digits: int = 3) -> str:
-    return _ABSENT if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None, digits: int = 3) -> str:
-    return _ABSENT if value is None or math.isnan(value) else f"{value + 0.0:+.{digits}f}"
-
-
-def _deviation(share: float | None) -> str:
-    return _ABSENT if share is None or math.isnan(share) else f"\N{PLUS-MINUS SIGN} {100 * share:.2f}"
-
-
-def _change(share: float | None) -> str:
-    return _ABSENT if _missing(share) or share is None else format_points(share, unit=False)
-
-
-def _megabytes(value: float | None) -> str:
-    return _ABSENT if value is None else f"{value:,.0f} MB"
+def _or_absent(form: Callable[..., str]) -> Callable[..., str]:
+    """Returns a filter that formats a number, and shows a dash for a missing one."""
+    return lambda value, *digits: _ABSENT if _missing(value) else form(value, *digits)
 
 
 def _picture(figure: Figure, description: str) -> Markup:

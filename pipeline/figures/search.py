@@ -18,12 +18,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from pipeline.figures import BLUE, GREY, ORANGE, SKY
+from pipeline.figures import BLUE, GREY, ORANGE, SKY, new_figure, open_axes
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 
 Trial = Mapping[str, Any]
 
-_WIDTH = 7.5
 _ABREAST = 3
 _MAP = "cividis"
 """Colour map whose lightness rises evenly, also for readers without red or green."""
@@ -54,7 +53,7 @@ def parallel_figure(
     names = _names(trials)
     if not done or not names:
         return None
-    figure = Figure(figsize=(_WIDTH, 3.6), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(3.6, title)
     axes = figure.add_subplot()
     scales = {name: _Scale([trial["parameters"].get(name) for trial in trials], name in logarithmic) for name in names}
     colours = colormaps[_MAP]
@@ -85,8 +84,6 @@ def parallel_figure(
     axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.05, len(names) + 0.05))
     axes.spines[:].set_visible(False)
     figure.colorbar(ScalarMappable(span, _MAP), ax=axes, label=objective.label, shrink=0.9)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -106,14 +103,12 @@ def importance_figure(
     if not shares:
         return None
     ranked = sorted(shares.items(), key=lambda item: item[1])
-    figure = Figure(figsize=(_WIDTH, 0.9 + 0.36 * len(ranked)), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(0.9 + 0.36 * len(ranked), title)
     axes = figure.add_subplot()
     bars = axes.barh([name for name, _ in ranked], [100 * share for _, share in ranked], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
     axes.set(xlabel=f"share of the variance of {objective.words} (%)", xlim=(0, 110))
     axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -143,7 +138,7 @@ def slice_figure(
         return None
     columns = min(_ABREAST, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(_WIDTH, 2.7 * rows + 0.4), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(2.7 * rows + 0.4, title)
     first: Axes | None = None
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1, sharey=first)
@@ -163,16 +158,11 @@ def slice_figure(
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(name, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(color="#E3E3E3", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes, size=8)
         if index % columns == 0:
             axes.set_ylabel(objective.label, fontsize=9)
     assert first is not None
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -192,7 +182,7 @@ def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
     stopped = [epochs for epochs, state in ended if state == "pruned"]
     if not stopped:
         return None
-    figure = Figure(figsize=(_WIDTH, 2.8), dpi=120, layout="constrained", facecolor="white")
+    figure = new_figure(2.8, title)
     axes = figure.add_subplot()
     last = max(epochs for epochs, _ in ended)
     epochs = list(range(1, last + 1))
@@ -206,8 +196,6 @@ def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
