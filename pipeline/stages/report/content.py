@@ -252,8 +252,8 @@ def _score_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricW
     rows = []
     for name, scores in scored.items():
         seeds = len(scores.seeds) if isinstance(scores, ArmScores) else getattr(scores, "seeds", None)
-        row: dict[str, Any] = {"arm": name, "seeds": seeds, "accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
-        row["accuracy_sd"] = getattr(scores, "accuracy_sd", None)
+        row: dict[str, Any] = {"arm": name, "seeds": seeds, "accuracy_sd": getattr(scores, "accuracy_sd", None)}
+        row |= {"accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
         if metric is not None:
             row["metric"] = scores.value if isinstance(scores, ProbeScores) else scores.value(metric)
             row["metric_sd"] = scores.value(metric, "_sd") if isinstance(scores, ArmScores) else None
