@@ -42,14 +42,14 @@ class ChosenSeeds(Artifact):
 
 
 class FoldRetraining(Record):
-    """Networks that were trained outside of a fold.
+    """Retrained networks of one fold: trained on the images of all other folds, to be tested on those of this one.
 
     Attributes:
         fold: Number of the fold, from 1.
-        fingerprint: Fingerprint of the search outside of the fold.
+        fingerprint: Fingerprint of the search on the images of the other folds.
         setting: Best configuration of that search, in words.
-        against: Its control, in words.
-        runs: The networks.
+        against: Control that it is compared with, in words.
+        runs: Networks of both arms, one for each seed.
     """
 
     fold: int

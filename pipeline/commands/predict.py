@@ -69,7 +69,7 @@ def classify_files(
         try:
             rows = loaded.predict(given, params={"attention": overlays is not None}).to_dict("records")
         except ValueError as error:
-            raise UserError(f"models:/{name}/{version}: {error}") from None
+            raise UserError(f"models:/{name}/{version} cannot classify these files: {error}") from None
         for file, payload, row in zip(some, payloads, rows, strict=True):
             answer = {"image": str(file), **row}
             if isinstance(payload, str):

@@ -41,7 +41,9 @@ def class_key(name: str) -> str:
 
 
 def spelled_twice(names: Iterable[str]) -> list[list[str]]:
-    """Returns groups of two or more class names that are spellings of the same name.
+    """Returns groups of two or more class names that have the same `class_key`.
+
+    Such names differ only in letter case, in how an accent is encoded, or in spaces and trailing dots.
 
     Args:
         names: Class names.

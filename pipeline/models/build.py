@@ -148,7 +148,10 @@ def _add_spatial_prior(model: Any, config: SpatialPriorConfig, architecture: Arc
     if architecture.kind != "vit":
         raise ValueError(f"the prior is for Vision Transformers, and this is a {type(model).__name__}; take blocks: 0")
     if not 0 <= config.blocks <= architecture.blocks:
-        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {architecture.blocks}")
+        raise ValueError(
+            f"blocks: given {config.blocks}, but this network has {architecture.blocks} blocks; take 0 to "
+            f"{architecture.blocks}"
+        )
     if config.hidden is not None and config.hidden < 1:
         raise ValueError(f"the prior needs at least one hidden unit, not {config.hidden}")
     if model.dynamic_img_size or not isinstance(model.patch_drop, nn.Identity):

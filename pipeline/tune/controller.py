@@ -312,7 +312,15 @@ class SearchController:
             self._stop(ASKED_TO_FINISH, self._trials.values())
 
     def _stop(self, reason: str, studies: Iterable[StudyTrials]) -> None:
-        """Ends these studies: none of their trials is proposed, or goes on from a rung, any more."""
+        """Ends studies: they propose no further trials, and their paused trials are not resumed.
+
+        Running trials continue. If no study can continue after that, the search is marked as stopped, and the
+        callbacks receive `ending_early`.
+
+        Args:
+            reason: Why the studies end, in words for the user.
+            studies: The studies to end.
+        """
         for trials in studies:
             trials.over = True
         if self.stopped is None and all(each.over or not each.may_go_on for each in self._trials.values()):

@@ -271,8 +271,13 @@ def test_masks_are_refused(masks: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "kwargs", "config", "said"),
     [
-        ("vit_tiny_patch16_224", SMALL, SpatialPriorConfig(4), "4 blocks cannot have the prior in a network of 3"),
-        ("vit_tiny_patch16_224", SMALL, SpatialPriorConfig(-1), "-1 blocks cannot have the prior"),
+        (
+            "vit_tiny_patch16_224",
+            SMALL,
+            SpatialPriorConfig(4),
+            "blocks: given 4, but this network has 3 blocks; take 0 to 3",
+        ),
+        ("vit_tiny_patch16_224", SMALL, SpatialPriorConfig(-1), "blocks: given -1, but this network has"),
         ("vit_tiny_patch16_224", SMALL, SpatialPriorConfig(1, 0), "at least one hidden unit, not 0"),
         ("vit_tiny_patch16_224", SMALL | {"dynamic_img_size": True}, ALL, "no dynamic_img_size, no patch_drop_rate"),
         ("vit_tiny_patch16_224", SMALL | {"patch_drop_rate": 0.1}, ALL, "no dynamic_img_size, no patch_drop_rate"),

@@ -44,7 +44,7 @@ def test_weights_of_the_prior_and_of_the_convolutions_count() -> None:
 
 
 def test_prior_in_more_blocks_than_there_are_is_refused_wherever_it_is_asked_for() -> None:
-    with pytest.raises(UserError, match=r"params.yaml: model.spatial_prior: .* 4 blocks cannot have the prior in a network of 3"):  # fmt: skip
+    with pytest.raises(UserError, match=r"params.yaml: model.spatial_prior: .* blocks: given 4, but this network has 3 blocks"):  # fmt: skip
         tried(setting(model__spatial_prior__blocks=4))
     with pytest.raises(UserError, match=r"space.yaml: controls.deep: model.spatial_prior: "):
         tried(setting(), controls={"deep": {BLOCKS: 4}})

@@ -219,7 +219,10 @@ def down(cluster: Cluster) -> Iterator[str]:
             addresses = re.findall(r"^\d+\.\d+\.\d+\.\d+$", found.stdout, flags=re.MULTILINE)
             left += [f"{address}: still there; end it in the provider's console" for address in addresses]
     if left:
-        raise UserError("not everything is down:\n" + join_lines(left))
+        raise UserError(
+            f"{cluster.file.name}: not everything is down. End what is listed, or make its machine reachable, then run "
+            f"this command again:\n{join_lines(left)}"
+        )
     yield f"{cluster.file.name} is down; nothing of it is left running"
 
 
@@ -292,7 +295,12 @@ def _state(cluster: Cluster) -> str:
 
 
 def state_of(said: str) -> str:
-    """Returns the state of a run from the output of `STATE`."""
+    """Returns the state of the newest run: NONE, LOST, RUNS, STOPPED, KILLED or `ended with status N`.
+
+    Args:
+        said: Output of the shell code `STATE`: `none`, `lost`, or Ray's status of the job and its exit status. Any
+            other output means that a signal killed the run.
+    """
     match said.split():
         case ["none"]:
             return NONE

@@ -75,7 +75,7 @@ class Depth(NamedTuple):
 
     @property
     def white(self) -> int:
-        """The value of white."""
+        """Largest value at this depth, which means white: 2**bits - 1."""
         return (1 << self.bits) - 1
 
 
@@ -433,7 +433,15 @@ def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
 
 
 def _numbers(given: Any, channels: int) -> np.ndarray:
-    """Returns numbers as (H, W, C) uint8, after checking their shape, type and range."""
+    """Returns an image that was given as numbers, as (H, W, C) uint8.
+
+    Args:
+        given: Nested lists or an array of whole numbers from 0 to 255: (H, W, C), or (H, W) for one channel.
+        channels: Number of channels C that the model requires.
+
+    Raises:
+        UndecodableImage: the shape, type or range is another one, or there are too many pixels.
+    """
     wanted = f"needed: whole numbers 0 to 255 as (H, W, {channels})"
     try:
         # JSON gives lists, or arrays of objects that are lists.

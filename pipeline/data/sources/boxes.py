@@ -61,7 +61,10 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "")
         except ValueError:
             wrong.append(f"{format_names(name)}, line {number}: needs a file and four numbers")
     if wrong:
-        raise UserError(f"{format_names(str(root))}:\n" + join_lines(wrong, 10))
+        raise UserError(
+            f"{format_names(str(root))}: lines that give no box of a picture. Correct or remove them (docs/own-images.md):\n"
+            + join_lines(wrong, 10)
+        )
     return boxes
 
 
