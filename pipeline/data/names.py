@@ -43,7 +43,7 @@ def class_key(name: str) -> str:
 def spelled_twice(names: Iterable[str]) -> list[list[str]]:
     """Returns groups of two or more class names that have the same `class_key`.
 
-    Such names differ only in letter case, in how an accent is encoded, or in spaces and trailing dots.
+    These names differ only in letter case, in how an accent is encoded, or in spaces and trailing dots.
 
     Args:
         names: Class names.

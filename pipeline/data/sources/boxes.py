@@ -62,8 +62,8 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "")
             wrong.append(f"{format_names(name)}, line {number}: needs a file and four numbers")
     if wrong:
         raise UserError(
-            f"{format_names(str(root))}: lines that give no box of a picture. Correct or remove them (docs/own-images.md):\n"
-            + join_lines(wrong, 10)
+            f"{format_names(str(root))}: lines that give no box of a picture. Correct or remove them "
+            "(docs/own-images.md):\n" + join_lines(wrong, 10)
         )
     return boxes
 
