@@ -130,5 +130,5 @@ def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tup
 def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     said, _, _ = describe_difference(network.state_dict(), tensors)
     if said:
-        raise ValueError(f"the weights are of another network: {said}")
+        raise ValueError(f"the weights do not fit the network that they are recorded for: {said}")
     network.load_state_dict(dict(tensors))

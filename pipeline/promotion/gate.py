@@ -95,7 +95,10 @@ def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
 
 
 def overall_outcome(rules: Sequence[Rule]) -> str:
-    """Returns the worst outcome of the rules, in the order failed, undecided, accepted, passed.
+    """Returns the worst outcome of the rules; `PASSED` if there are no rules.
+
+    From the worst to the best they are `FAILED`, `UNDECIDED`, `ACCEPTED` (undecided, which params.yaml accepts) and
+    `PASSED`.
 
     Args:
         rules: Results of the rules.

@@ -125,12 +125,12 @@ class Components:
 
 
 def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> Components:
-    """Returns the assumed components.
+    """Returns the assumed variance components (`ASSUMED_*`), for results from which none can be estimated.
 
     Args:
-        why: Why they were not measured, as a clause.
-        configurations: Number of configurations that could be measured.
-        seeds: Number of seeds that could be measured.
+        why: Reason why they were not estimated, as a clause.
+        configurations: Number of configurations with results; 0 if there are none.
+        seeds: Number of seeds of these results.
     """
     one = ASSUMED_DISCORDANCE / 2  # the difference of two networks has twice the variance of one
     residual = (1 - ASSUMED_IMAGE_SHARE) * one

@@ -177,11 +177,12 @@ def _run_all(
 
 
 def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) -> RunSpec:
-    """Returns the runs as the specification by which a runtime is opened.
+    """Returns the specification with which `open_runtime` places retraining runs on this machine or a cluster.
 
     Args:
         params: All parameters.
-        jobs: The runs.
+        jobs: The runs, at least one. Folder, prepared set and split are those of the first one; weights, plug-ins
+            and further splits are those of all.
         resources: Resources of each worker.
     """
     first = jobs[0]

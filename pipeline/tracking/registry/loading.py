@@ -32,7 +32,10 @@ def load_registered(store: Store, name: str, version: int) -> Any:
     except (MlflowException, OSError) as error:
         raise UserError(f"{what}: fetching it from {store.shown} failed\n  {store.reason(error)}") from None
     except Exception as error:  # the registered program and its packages may raise anything
-        raise UserError(f"{what} cannot be loaded here: {store.reason(error)}") from error
+        raise UserError(
+            f"{what} was fetched, but its program fails in this environment: {store.reason(error)}\n  compare the "
+            "installed packages with the model's requirements.txt"
+        ) from error
 
 
 def fetch_predictions(store: Store, run_id: str) -> dict[str, "np.ndarray[Any, Any]"] | None:
