@@ -62,7 +62,7 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         unended = "not ended, those that are paused too" if paused else "not ended"
         yield f"trials: in full/stopped early/failed/{unended}{untrained}, + confirmations by further seeds"
         if current and any(search.folder in current.searches for search in found.searches):
-            yield "* marks the search that the next run resumes; `sar-search status ID` lists its trials"
+            yield "* the next run resumes this search; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
     elif found.searches and current and all(search.folder not in current.searches for search in found.searches):

@@ -28,7 +28,7 @@ def test_every_set_that_can_be_named_is_listed(workspace: Workspace) -> None:
     assert set(get_args(parameters()["prepare.dataset"].annotation)) <= set(found)
     assert "7,349       37  trimaps" in found["oxford_pets"]
     assert "CC BY-SA 4.0" in found["oxford_pets"]
-    assert found["oxford_pets"].endswith("to fetch, 0.8 GB")
+    assert found["oxford_pets"].endswith("to fetch, 811 MB")
     assert found["stanford_cars"].endswith("by hand (docs/datasets.md)")
 
 

@@ -107,7 +107,7 @@ def test_goals_are_told_in_the_plan_where_there_are_any() -> None:
     assert describe_objectives(Params()) == {}
     asked = params(search__objectives=TWO, search__constraints__max_parameters=5e6)
     assert describe_objectives(asked) == {
-        "objectives": "maximize val/accuracy, maximize val/attention/jaccard; what is confirmed and "
-        "retrained is chosen from the Pareto front; local_gp proposes as tpe does",
+        "objectives": "maximize val/accuracy, maximize val/attention/jaccard; the configurations to "
+        "confirm and retrain come from the Pareto front; local_gp proposes as tpe does",
         "within": "max_parameters 5,000,000",
     }

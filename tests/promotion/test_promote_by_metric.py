@@ -15,7 +15,7 @@ def test_by_another_metric_the_champions_probabilities_are_compared(place: Place
     place.set(metric="balanced_accuracy")
     place.register(wrong=range(40, 42))
     lines = "".join(place.promote(dry_run=True))
-    assert "passed     balanced accuracy: 99.4 % on 360 test images; needed: higher than 50.0 %, which" in lines
+    assert "passed     balanced accuracy: 99.4 % on 360 test images; needed: higher than 50.0 %, the value" in lines
     assert "+2.2 points in balanced accuracy against version 1 on the same 360 images (95 % interval" in lines
     assert "".join(place.promote(dry_run=True)).partition("champion:")[2] == lines.partition("champion:")[2]
     place.set(metric="log_loss")

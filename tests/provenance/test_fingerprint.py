@@ -63,19 +63,23 @@ def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) ->
     assert named({path: value}) != named()
 
 
-SAID = re.compile(r"(?:It is made of|\*\*The fingerprint\*\* covers) (.*?)\.\s", re.DOTALL)
+SAID = re.compile(r"(?:decides the trials of a search:|It covers) (.*?)\.\s", re.DOTALL)
 
 
 @pytest.mark.parametrize("page", ["searching/resuming.md", "design/search.md"])
 def test_docs_name_all_that_the_fingerprint_is_made_of_and_nothing_else(page: str) -> None:
     (said,) = SAID.findall((ROOT / "docs" / page).read_text().replace("\n", " "))
-    named_there = re.split(r", | and ", said.replace(" (but for `workers`)", ""))
+    # One page has a sentence, the other a list, with a condition after the last item.
+    items = re.sub(r"(^|,) +- +", r"\1 ", said.partition(", if it is")[0]).replace(" (except `workers`)", "")
+    named_there = re.split(r", | and ", items.strip())
     given = {"points": {"mine": {"train.lr": 0.2}}, "warm_start": "7a64c473", "constraints.max_parameters": 5e6}
     given |= {"objectives": ["val/accuracy", "parameters"], "choose.then": "val/attention/auroc"}
     params = Params().with_values({f"search.{name}": value for name, value in given.items()}, where="the test")
     content = fingerprint_content(params, SPACE, data_hash="d", split_hash="s")
-    assert {name.removeprefix("the ").strip("`") for name in named_there} == {key.replace("_", " ") for key in content}
-    assert " `train` (but for `workers`)" in said
+    wordy = re.compile(r"^(the )?(sections )?(metric )?(search space)?")
+    named = {"space" if name == "search space" else wordy.sub("", name.strip()).strip("`") for name in named_there}
+    assert {name.removeprefix("search.choose.") for name in named} == {key.replace("_", " ") for key in content}
+    assert " `train` (except `workers`)" in said
     assert set(params.train.model_dump()) - set(content["train"]) == {"workers"}
 
 
