@@ -249,7 +249,7 @@ def _score_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricW
         scored |= {f"{shown}, ensemble": each for shown, each in both}
     if evaluation.probe is not None:
         scored["probe (frozen features, no training)"] = evaluation.probe
-    rows = []
+    rows: list[Row] = []
     for name, scores in scored.items():
         seeds = len(scores.seeds) if isinstance(scores, ArmScores) else getattr(scores, "seeds", None)
         row: dict[str, Any] = {"arm": name, "seeds": seeds, "accuracy_sd": getattr(scores, "accuracy_sd", None)}
