@@ -42,7 +42,7 @@ def load_source(
         network = _described(weights.network)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its network cannot be built from what it says of itself: {error}") from None
-    _load_exactly(network, tensors)
+    _load_exactly(network, tensors, "their record")
     return network
 
 
@@ -116,7 +116,7 @@ def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tup
     for taken_for in (plain, config) if plain != config else (plain,):
         network = build_model(taken_for, num_classes=classes, image_size=image_size, channels=channels)
         try:
-            _load_exactly(network, tensors)
+            _load_exactly(network, tensors, "model.name")
         except ValueError as error:
             said = said or str(error)
         else:
@@ -127,8 +127,18 @@ def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tup
     )
 
 
-def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], described_by: str) -> None:
+    """Loads weights that must fit a network exactly.
+
+    Args:
+        network: The network.
+        tensors: The weights by key.
+        described_by: What the network was built from, for the message.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
     said, _, _ = describe_difference(network.state_dict(), tensors)
     if said:
-        raise ValueError(f"the weights do not fit the network that they are recorded for: {said}")
+        raise ValueError(f"the weights do not fit the network that {described_by} describes: {said}")
     network.load_state_dict(dict(tensors))

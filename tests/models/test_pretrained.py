@@ -318,7 +318,7 @@ def test_bare_file_of_another_network_is_refused_with_what_describes_itself() ->
 
 def test_source_whose_sidecar_is_not_its_own_is_refused() -> None:
     tensors = state(built(kwargs=SMALL | {"depth": 2}))
-    with pytest.raises(ValueError, match=r"of another network: missing blocks\.2"):
+    with pytest.raises(ValueError, match=r"the network that their record describes: missing blocks\.2"):
         load_source(Weights("spec", "", "", network=described()), tensors, CONFIG, (12, 12))
     with pytest.raises(ValueError, match=r"cannot be built from what it says of itself: .*vit_none"):
         load_source(Weights("spec", "", "", network=described(name="vit_none")), {}, CONFIG, (12, 12))
