@@ -1,10 +1,13 @@
 """Claims about the docstrings of pipeline/, and about the rules by which they are checked (CONTRIBUTING.md)."""
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.docstrings import PIPELINE, named_in, sentences, split_sections, violations
+
+Faults = Callable[[str], list[str]]
 
 GOOD = '''"""Module of a test."""
 
@@ -29,7 +32,7 @@ def test_docstrings_follow_the_rules(path: Path) -> None:
 
 
 @pytest.fixture
-def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
     """Faults of a module that is given as text."""
     monkeypatch.setattr("support.docstrings.ROOT", tmp_path)
     (tmp_path / "pipeline").mkdir()
@@ -43,7 +46,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-
     return find
 
 
-def test_good_docstring_has_no_fault(faults) -> None:  # type: ignore[no-untyped-def]
+def test_good_docstring_has_no_fault(faults: Faults) -> None:
     assert faults(GOOD) == []
 
 
@@ -60,18 +63,18 @@ def test_good_docstring_has_no_fault(faults) -> None:  # type: ignore[no-untyped
         ('"""Module of a test."""', '"""Which images are resized."""', "begins with 'Which'"),
     ],
 )
-def test_fault_is_found(faults, old: str, new: str, fault: str) -> None:  # type: ignore[no-untyped-def]
+def test_fault_is_found(faults: Faults, old: str, new: str, fault: str) -> None:
     assert GOOD.count(old) == 1
     assert any(fault in each for each in faults(GOOD.replace(old, new))), faults(GOOD.replace(old, new))
 
 
-def test_function_with_many_parameters_and_no_docstring_is_found(faults) -> None:  # type: ignore[no-untyped-def]
+def test_function_with_many_parameters_and_no_docstring_is_found(faults: Faults) -> None:
     assert faults('"""Module."""\ndef f(a, b, c): ...\ndef g(a, b): ...\n') == [
         "has no docstring, and parameters a, b, c"
     ]
 
 
-def test_fields_of_a_class_are_attributes(faults) -> None:  # type: ignore[no-untyped-def]
+def test_fields_of_a_class_are_attributes(faults: Faults) -> None:
     packed = '"""Module."""\nclass A:\n    """A point. x: in pixels."""\n\n    x: int\n'
     assert faults(packed) == ["x: in running text; make it a line of Args: or Attributes:"]
     assert (

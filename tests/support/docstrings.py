@@ -6,7 +6,7 @@ On its own, `python tests/support/docstrings.py FOLDER_OR_FILE ...` prints the v
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -146,7 +146,7 @@ def _walk_class(node: ast.ClassDef, outer: str = "") -> Iterator[tuple[int, str,
             yield from _walk_class(inner, f"{name}.")
 
 
-def _faults_of_function(node: Function, face: bool, named: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+def _faults_of_function(node: Function, face: bool, named: Set[str] = frozenset()) -> list[str]:
     words = decorators(node)
     if words & {"overload", "command", "group"}:
         return []  # a command's docstring is its help
