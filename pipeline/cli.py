@@ -165,7 +165,8 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
         return
     if searches or against:
         raise click.UsageError(
-            "--run starts or resumes searches; to compare finished ones, or with --against, leave it out."
+            "--run METHODS cannot be combined with ids of searches or --against. To compare finished searches, leave "
+            "out --run; to start or resume searches, leave out the ids and --against."
         )
     if options["resume_anyway"] and options["new"]:
         raise click.UsageError(TWO_ANSWERS)

@@ -360,7 +360,7 @@ def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
         (("--run", "sar,nosuch", "--check"), "--run: no method nosuch; there are baseline, cutmix, drloc"),
         (("--run", "sar,gta", "--check"), "gta: "),  # without regularizer.guided_transfer.source
         (("--check",), "--check, --no-measure, --resume-anyway and --new go with --run METHODS"),
-        (("--run", "sar", "--against", "ab12"), "--run starts or resumes searches"),
+        (("--run", "sar", "--against", "ab12"), "--run METHODS cannot be combined"),
         (("--run", "sar", "--new", "--resume-anyway"), "two answers to one question"),
     ],
 )

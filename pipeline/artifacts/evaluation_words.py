@@ -36,10 +36,13 @@ def describe_probe(evaluation: Evaluation, against: str = BEST) -> str | None:
 
 
 def describe_ensembles(ensembles: Ensembles) -> str:
-    """Describes the difference between both ensembles in two sentences.
+    """Returns two sentences on the ensembles of the best configuration's seeds and of the control's.
+
+    The first one has their difference (best minus control), with the interval if there is one. The second one says
+    that the verdict is of single networks.
 
     Args:
-        ensembles: Scores of both ensembles.
+        ensembles: Scores of both ensembles, and their difference.
     """
     words, interval = ensembles.metric, ""
     by = format_points(ensembles.difference)

@@ -25,7 +25,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 class UndecodableText(ValueError):
-    """Bytes that are not text in a known encoding.
+    """Bytes that are not text in an accepted encoding.
 
     Args:
         line: Number of the line, from 1.

@@ -89,7 +89,14 @@ class ProfileBudget(ProgressLine):
         return max(0.0, self.seconds_left) / (self._num_configs - self._measured + 1)
 
     def record_step(self, seconds: float) -> None:
-        """Limits the time from now on if the first step of a configuration took more than half of its share."""
+        """Sets `is_limited` if the first step of a configuration took more than half of that configuration's share.
+
+        Less is then measured of this configuration, and the steps of later ones have a few images only. Where whole
+        steps are measured, as on a GPU, nothing is reduced.
+
+        Args:
+            seconds: Duration of the first step.
+        """
         self.is_limited |= not self._whole and seconds > self.share() / 2
 
     def num_images(self, batch: int, micro_batches: int) -> int:

@@ -325,7 +325,9 @@ def _run(
             found = model.predict(np.ascontiguousarray(prepared.images[ids[start : start + BATCH]]))
         except Exception as error:  # a registered version contains its own code, which may raise anything
             raise UserError(
-                f"version {version.version} cannot be run on the present test images: {store.reason(error)}"
+                f"models:/{params.model_name}/{version.version} cannot be run on the present test images: "
+                f"{store.reason(error)}\n  compare its tag sar.input with the images' size and channels, and the "
+                "installed packages with its requirements.txt"
             ) from error
         for column, values in answers.items():
             values += list(found[column])

@@ -130,7 +130,10 @@ def up(cluster: Cluster) -> Iterator[str]:
     yield from there
     missing = [address for address in cluster.own_machines if not any(f"({address}," in line for line in there)]
     if missing:
-        raise UserError(f"these did not join within {NODES_S} s: {', '.join(missing)}. Look at /tmp/ray there.")
+        raise UserError(
+            f"machines that did not join the cluster within {NODES_S} s: {', '.join(missing)}. Ray's logs on each of "
+            "them, in /tmp/ray/session_latest/logs, say why; correct it and repeat the command."
+        )
     yield from _open_elsewhere(cluster)
 
 

@@ -29,16 +29,18 @@ VALIDATION_NAMES = ("val", "valid", "validation")
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of the prepared set, in this order: training pictures before test pictures, then by class, then by name.
+    """Pictures, classes and masks of a folder, in the order of the prepared set's rows.
+
+    Training pictures come before test pictures; within these they are sorted by class, then by name.
 
     Attributes:
         classes: Names by label, sorted.
-        names: Names of the pictures in the root, by row.
+        names: Path of each picture relative to the root, by row.
         labels: (N,) int64 in 0 .. len(classes) - 1.
         test: Membership in the set's own test split, (N,) bool, or None if it has none.
-        masks: Row by the mask's name.
-        boxes: Name of the file of boxes, or "".
-        wrapper: Folder around all of this, or "".
+        masks: Row of the picture to which a mask belongs, by the mask's path relative to the root.
+        boxes: Path of the file of boxes relative to the root, or "".
+        wrapper: Folder in the root that holds all of this, as a path relative to the root; "" if it is the root itself.
     """
 
     classes: tuple[str, ...]

@@ -11,8 +11,10 @@ REFUSED = "refused"
 
 
 def enter_trial(config: Values, task: TrialSpec) -> None:
-    """Runs a trial (see `pipeline.tune.ray.trainable.run_trial`), unless its node fails the check, which is
-    reported instead.
+    """Runs a trial (`pipeline.tune.ray.trainable.run_trial`), after an inspection of its node if that joined later.
+
+    If the inspection (`check_this_node`) finds a fault, nothing is trained. The fault is reported under `REFUSED`, and
+    the driver queues the trial again for another node.
     """
     refusal = check_this_node(task.admission) if task.admission else None
     if refusal is not None:
