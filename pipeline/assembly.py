@@ -402,7 +402,7 @@ def _tensors_of(spec: str, weights: Mapping[str, Weights]) -> dict[str, torch.Te
     """
     found = weights.get(spec)
     if found is None:
-        raise ValueError("was not resolved when this began; run `sar-search check`")
+        raise ValueError("was not looked up when this command began; run `sar-search check`")
     try:
         stat = Path(found.path).stat()
     except OSError as error:
@@ -425,7 +425,7 @@ def _read_checked(path: str, sha256: str, changed_ns: int, size: int) -> dict[st
         ValueError: the file has another hash, or cannot be read.
     """
     if (now := hash_file(Path(path))) != sha256:
-        raise ValueError(f"{path} has changed since it was resolved (sha256 {sha256[:8]} then, {now[:8]} now)")
+        raise ValueError(f"{path} has changed since its hash was recorded (sha256 {sha256[:8]} then, {now[:8]} now)")
     return read_weights(Path(path))
 
 

@@ -16,7 +16,7 @@ from pipeline.workspace import find_workspace
 if TYPE_CHECKING:
     from pipeline.cluster.launch.cluster_files import Cluster
 
-TWO_ANSWERS = "--resume-anyway and --new are two answers to one question; give one."
+TWO_ANSWERS = "--resume-anyway and --new contradict each other; give only one of them."
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
 
 
@@ -158,7 +158,9 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
     """
     if methods is None:
         if check or any(options.values()):
-            raise click.UsageError("--check, --no-measure, --resume-anyway and --new go with --run METHODS.")
+            raise click.UsageError(
+                "--check, --no-measure, --resume-anyway and --new can only be used with --run METHODS."
+            )
         from pipeline.commands.compare import describe_comparison
 
         _print(describe_comparison(find_workspace(), searches, against=against))

@@ -62,7 +62,7 @@ def serve_page(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
     if status > 0:
-        raise UserError(f"its server ended with status {status}; its own message is above")
+        raise UserError(f"the server ended with status {status}; its own message is above")
 
 
 def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -159,7 +159,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"search.cpus_per_trial": 1000}, "search.cpus_per_trial: given 1000, but this machine has"),
         ({"retrain.workers_per_run": 1000}, "retrain.workers_per_run: given 1000, but a batch has 32 images, too few for each worker"),
         ({"retrain.workers_per_run": 1024, "train.batch_size": 2048, "base.device": "cpu"}, "retrain.workers_per_run: given 1024, each with 1 CPUs and 0 GPUs"),
-        ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: above the regulariser's warm-up"),
+        ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: 2 to "),
         ({"search.sampler.name": "grid"}, "search.sampler.name: grid needs steps; regularizer.spatial_entropy.weight, regularizer.spatial_entropy.threshold of"),
         ({"search.sampler.name": "cmaes"}, "search.sampler.name: given 'cmaes'; CMA-ES has been taken out; set it to tpe or gp"),
         ({"search.points": {"mine": {"train.lr": 0.1}}}, "search.points.mine: train.lr: no dimension of search_spaces/sar.yaml; its dimensions: "),
@@ -170,7 +170,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"prepare.dataset": "image_folder", "prepare.root": "nowhere"}, "nowhere: No such file or directory. Set it to the folder or archive"),
         ({"prepare.dataset": "image_folder", "prepare.root": "dvc.yaml"}, "neither a folder nor an archive of a kind that can be read"),
         ({"prepare.dataset": "image_folder", "prepare.root": "data/mine"}, "lies in data/, which the pipeline writes"),
-        ({"prepare.root": "photos"}, "prepare.root: not for prepare.dataset: digits"),
+        ({"prepare.root": "photos"}, "prepare.root: cannot be used with prepare.dataset: digits"),
         ({"prepare.dataset": "folder"}, "prepare.dataset: given 'folder'; allowed: one of digits, image_folder"),
         ({"split.train_fraction": 0.0}, "split.train_fraction: given 0.0; allowed: number, above 0 and at most 1"),
         ({"retrain.control": "none"}, "retrain.control: given 'none'; the controls of search_spaces/sar.yaml: baseline, paper"),
@@ -182,7 +182,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "embed_dim": 192_000}}, "weights take 13,184 GiB to train"),
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -2}}, 'can be built with {"patch_size": 2, "depth": 2, "num_heads": -2}, but not run: '),
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -3}}, "but not run: "),
-        ({"model.kwargs": {"patch_size": 2, "depth": 2, "patch_drop_rate": 0.5}}, "the last block sees fewer tokens than the 36 patches"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "patch_drop_rate": 0.5}}, "the last block gets fewer tokens than the 36 patches"),
         ({"model.kwargs": {"patch_size": 2, "depth": 4, "class_token": False, "global_pool": "avg"}}, "params.yaml: regularizer.spatial_entropy: VisionTransformer has no CLS token"),
         ({"model.kwargs": {"patch_size": 2, "norm_layer": 7}}, "model.kwargs: vit_tiny_patch16_224 cannot be built"),
         ({"model.kwargs": {"patch_size": 2, "pretrained_cfg": 7}}, "model.kwargs: pretrained_cfg cannot be given as keywords"),
@@ -295,11 +295,11 @@ def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
     ("arguments", "status", "said"),
     [
         (["status"], 0, "no searches yet in"),
-        (["status", "7a"], 2, "search '7a': no id begins so; there are none yet"),
+        (["status", "7a"], 2, "search '7a': no id begins with this; there are none yet"),
         (["stop"], 2, "no search is running here"),
         (["stop", "--finish"], 2, "no search is running here"),
         (["logs", "t0000"], 2, "no searches yet in"),
-        (["logs", "t0000", "--search", "7a"], 2, "search '7a': no id begins so"),
+        (["logs", "t0000", "--search", "7a"], 2, "search '7a': no id begins with this"),
         (["gc", "--dry-run"], 0, "nothing to remove"),
         (["gc"], 0, "nothing to remove"),
         (["gc", "--keep", "-1"], 2, "Invalid value for '--keep'"),
@@ -359,9 +359,9 @@ def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
     [
         (("--run", "sar,nosuch", "--check"), "--run: no method nosuch; there are baseline, cutmix, drloc"),
         (("--run", "sar,gta", "--check"), "gta: "),  # without regularizer.guided_transfer.source
-        (("--check",), "--check, --no-measure, --resume-anyway and --new go with --run METHODS"),
+        (("--check",), "--check, --no-measure, --resume-anyway and --new can only be used with --run METHODS"),
         (("--run", "sar", "--against", "ab12"), "--run METHODS cannot be combined"),
-        (("--run", "sar", "--new", "--resume-anyway"), "two answers to one question"),
+        (("--run", "sar", "--new", "--resume-anyway"), "--resume-anyway and --new contradict each other"),
     ],
 )
 def test_a_comparison_that_cannot_be_run_is_refused_with_its_method(

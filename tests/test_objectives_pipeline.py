@@ -161,7 +161,7 @@ def test_constraint_that_nothing_keeps_is_refused_before_and_told_after(done: Ch
     done.set({"search.constraints.max_parameters": None, "search.constraints.max_latency_ms": 0.0001})
     failed = done.run(sys.executable, "-m", "pipeline.stages.search")
     assert failed.returncode == 2, failed.stderr[-2000:]
-    assert "no configuration that the search tried keeps search.constraints: 2 were not trained" in failed.stderr
+    assert "no configuration that the search tried meets search.constraints: 2 were not trained" in failed.stderr
     assert "latency_ms: the lowest was" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "0/0/0/0 2 inf" in done.search("status").stdout

@@ -230,6 +230,6 @@ def test_search_in_which_nothing_keeps_a_constraint_says_how_near_it_came() -> N
             ChoiceRule(top=1, seeds=1, max_empty_share=0.05, objectives=objectives_from_params(setting)),
         )
     lines = str(said.value).splitlines()
-    assert lines[0].startswith("no configuration that the search tried keeps search.constraints: 8 were not trained")
+    assert lines[0].startswith("no configuration that the search tried meets search.constraints: 8 were not trained")
     assert lines[1] == f"  latency_ms: the lowest was {least.metric(LATENCY):.4g} ({least.id}), allowed: at most 0.5"
     assert math.isfinite(least.metric(LATENCY))

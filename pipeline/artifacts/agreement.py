@@ -55,7 +55,7 @@ def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None
     found = BestConfig.read(folder)
     if fingerprint not in (None, found.fingerprint):
         raise UserError(
-            f"{path}: of the search {found.fingerprint[:16]}, but the retrained networks are of "
+            f"{path}: comes from search {found.fingerprint[:16]}, but the retrained networks come from search "
             f"{str(fingerprint)[:16]}. Run `dvc repro` without naming a stage."
         )
     if changed := _changed(found, params):
@@ -64,8 +64,9 @@ def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None
             for path, (was, now) in changed
         ]
         raise UserError(
-            f"{path}: found with other parameters than the current ones:\n{join_lines(lines)}\n"
-            f"Put them back; or run {AGAIN} to search with the current ones, and then the same command again."
+            f"{path}: its search had other parameters than the current ones:\n{join_lines(lines)}\n"
+            f"Restore the earlier values; or run {AGAIN} to search with the current ones, and then the same command "
+            "again."
         )
 
 

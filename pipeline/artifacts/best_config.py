@@ -70,7 +70,10 @@ class BestConfig(Artifact):
             UserError: the search had no control of that name.
         """
         if name not in self.controls:
-            raise UserError(f"params.yaml: retrain.control: the search's controls are {', '.join(self.controls)}.")
+            raise UserError(
+                f"params.yaml: retrain.control: the search had no control {name}; its controls are "
+                f"{', '.join(self.controls)}. Set it to one of these."
+            )
         return self.controls[name]
 
     def with_control(self, name: str, values: Values, against: str) -> "BestConfig":

@@ -85,8 +85,8 @@ class Artifact(Record):
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"])) or "the file"
             raise UserError(
-                f"{path}: not what this version reads ({key}: {first['msg'][0].lower()}{first['msg'][1:]}). "
-                f"Run `{single_item_command(cls.MADE_BY)}`."
+                f"{path}: is not in the form that this version reads ({key}: {first['msg'][0].lower()}"
+                f"{first['msg'][1:]}). Run `{single_item_command(cls.MADE_BY)}`."
             ) from None
 
     def write(self, folder: Path) -> None:

@@ -218,8 +218,8 @@ def _why(error: Exception) -> str:
             "with mode 600, and set RAY_AUTH_MODE=token."
         )
     if "ersion mismatch" in said:
-        return f"it runs other versions: {said[:400]}. Use the same image or requirements.lock on every node."
+        return f"the cluster runs other versions: {said[:400]}. Use the same image or requirements.lock on every node."
     return (
         f"cannot be joined ({kind}: {said[:200]}). Is the cluster up (`ray status` on its head), and is this machine "
-        "one of its nodes? `make cluster-repro` runs on the head."
+        "one of its nodes? If it is not, use `make cluster-repro`, which runs the pipeline on the head."
     )

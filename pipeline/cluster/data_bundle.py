@@ -146,7 +146,10 @@ def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
     if here is not None:
         return here
     if not bundle.chunks and bundle.shared is None:
-        raise UserError(f"{os.uname().nodename} has not got the data: they were neither sent nor put into storage.")
+        raise UserError(
+            f"{os.uname().nodename} does not have the data: they were neither sent to it nor put into shared storage. "
+            "See search.cluster.storage and search.cluster.ship_limit_mb."
+        )
     folder = _own_folder()
     with locked(folder / f"{bundle.key}.lock", wait_s=FOREVER_S):
         if not (folder / bundle.key / WHOLE).is_file():

@@ -109,7 +109,7 @@ def check_this_node(admission: AdmissionRules) -> Refusal | None:
         answer = with_token(NodeResult(node, report, "", asked, _drivers_clock(admission)), admission.secret)
     except Exception as error:  # any error here concerns that node alone
         why = " ".join(str(error).split())[-300:]
-        return Refusal(here, [f"{node.name}: cannot run our code: {type(error).__name__}: {why}"])
+        return Refusal(here, [f"{node.name}: cannot run the pipeline's code: {type(error).__name__}: {why}"])
     wrong = find_problems([answer], admission.requirements, here=admission.versions, code=admission.code)
     if wrong:
         return Refusal(here, wrong)

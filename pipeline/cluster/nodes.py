@@ -221,7 +221,8 @@ def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
             answers.append(NodeResult(node, ray.get(done[0]), "", asked[node.id], time.time()))
         except Exception as error:  # any error here concerns that node alone
             why = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
-            answers.append(NodeResult(node, None, f"cannot run our code: {type(error).__name__}: {why}", 0.0, 0.0))
+            said = f"cannot run the pipeline's code: {type(error).__name__}: {why}"
+            answers.append(NodeResult(node, None, said, 0.0, 0.0))
     return sorted(answers, key=lambda answer: answer.node.name)
 
 
@@ -235,7 +236,8 @@ def with_token(answer: NodeResult, secret: str) -> NodeResult:
     if answer.report is None:
         return answer
     right = answer.report.token == secret
-    said = "" if right else answer.report.token if answer.report.token.startswith("cannot") else "is another one"
+    other = answer.report.token if answer.report.token.startswith("cannot") else "is not the same place there"
+    said = "" if right else other
     return replace(answer, report=replace(answer.report, token=said))
 
 
@@ -269,14 +271,19 @@ def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapp
         return [answer.why]
     for name, version in here.items():
         if name == PROCESSOR and (other := report.versions.get(name, version)) != version:
-            said.append(f"its processor is {other}, this one {version}, and they round differently; leave it out")
+            said.append(
+                f"its processor is {other}, that of this machine is {version}, and they round differently; leave the "
+                "node out of the cluster"
+            )
         elif name != PROCESSOR and report.versions.get(name) != version:
             said.append(
-                f"{name} {report.versions.get(name, 'is missing')} there, {version} here; use one image or lock"
+                f"{name} {report.versions.get(name, 'is missing')} there, {version} here; use the same image or "
+                "requirements.lock on every node"
             )
     if report.code != code:
         said.append(
-            f"its pipeline package is another one ({report.code} there, {code} here); take it off its PYTHONPATH"
+            f"it has another version of the package `pipeline` ({report.code} there, {code} here); remove that version "
+            "from the node's PYTHONPATH"
         )
     off = max(answer.asked - report.clock, report.clock - answer.answered)
     if off > CLOCK_S:

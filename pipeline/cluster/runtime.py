@@ -295,7 +295,7 @@ def run_jobs(
         except LOSSES as error:
             lost[index] += not any(node in str(error) for node in drained)
             if lost[index] > failures:
-                raise UserError(f"a worker died and did not come back: {error}") from None
+                raise UserError(f"a worker was lost more often than search.max_failures allows: {error}") from None
             waiting.append((index, jobs[index]))
         else:
             yield index, answer

@@ -76,7 +76,7 @@ def train_together(
     try:
         trainer.fit()
     except train.TrainingFailedError as error:
-        lost = f"{name}: its workers were lost too often: {str(error)[-1500:]}"
+        lost = f"{name}: its workers were lost more often than search.max_failures allows: {str(error)[-1500:]}"
         raise UserError(checkpoints.failure() or lost) from None
     if (said := checkpoints.failure()) is not None:
         raise UserError(said)

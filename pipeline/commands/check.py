@@ -64,7 +64,8 @@ def run_check(
     check_group_by(workspace, plan.params)
     yield plan.describe()
     if ignored := removed_variables():
-        yield f"{'ignored':<10}{', '.join(ignored)}: would override params.yaml (docs/environment.md)"
+        said = "environment variables that would override params.yaml (docs/environment.md)"
+        yield f"{'ignored':<10}{', '.join(ignored)}: {said}"
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"

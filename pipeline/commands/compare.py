@@ -48,7 +48,10 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     params = load_params(workspace.params)
     evaluations = read_evaluations(workspace.state)
     if not evaluations:
-        raise UserError("no evaluation is kept here yet. `make repro` makes one; a further search makes another.")
+        raise UserError(
+            "there is no evaluation in this checkout yet. `make repro` makes one for its search; to compare, run "
+            "further searches."
+        )
     chosen = list(dict.fromkeys(_named(prefix, evaluations).fingerprint for prefix in searches))
     reference = _named(against, evaluations) if against else None
     first = reference or _named(searches[0], evaluations) if reference or searches else evaluations[0]
@@ -67,9 +70,9 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     apart = [each for each in same if each.fingerprint not in held]
     if apart and (chosen or not by_metric or (reference is not None and reference.fingerprint not in held)):
         raise UserError(
-            f"{_ids(apart)} cannot be compared by {name} (evaluate.metric): evaluated by another metric, by other code "
-            "of it, or without an interval. Set evaluate.metric to accuracy, by which all can be compared, or evaluate "
-            f"again what is in models/ (`{single_item_command('evaluate')}`)."
+            f"{_ids(apart)} cannot be compared by {name} (evaluate.metric): their evaluations used another metric or "
+            "another version of its code, or have no interval. Set evaluate.metric to accuracy, by which all can be "
+            f"compared, or evaluate again what is in models/ (`{single_item_command('evaluate')}`)."
         )
     compared = [each for each in by_metric if each is not reference]
     if not compared:

@@ -117,7 +117,9 @@ def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
                 f"`sar-search status` again, or end it by `kill {pid}`. What has finished is kept."
             )
     except PermissionError:
-        raise UserError(f"search {search.id} is run by process {pid} of another user, who may stop it.") from None
+        raise UserError(
+            f"search {search.id} is run by process {pid} of another user. Only that user may stop it."
+        ) from None
     finally:
         os.close(process)
 

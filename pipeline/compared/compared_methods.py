@@ -142,8 +142,9 @@ def read_comparison(workspace: Workspace, params: Params, given: str) -> Compari
     for name, space in spaces.items():
         if not space.dimensions.keys() - own[name].keys():
             raise UserError(
-                f"{space.file} varies the recipe alone ({', '.join(space.dimensions)}), so it is no method: where a "
-                "method's space varies any of that, a control is tuned over it anyway. Leave it out."
+                f"{space.file} varies only parameters of the recipe ({', '.join(space.dimensions)}), so it is not a "
+                "method to compare. Leave it out: if the space of a method varies such parameters, the control is "
+                "tuned over them in any case."
             )
         whole = replace(space, dimensions={**space.dimensions, **recipe})
         fixed = {path: value for path, value in off.items() if path not in _control_values(space, params)}

@@ -128,7 +128,8 @@ def _list_folder(root: Path) -> Listing:
         folder = todo.pop()
         if folder.count("/") >= MAX_DEPTH:
             raise UserError(
-                f"{format_names(str(root / folder))}: more than {MAX_DEPTH} folders deep; a link in a circle?"
+                f"{format_names(str(root / folder))}: lies more than {MAX_DEPTH} folders deep. If a link leads back to "
+                "a folder above it, remove the link."
             )
         try:
             with os.scandir(root / folder) as scan:
@@ -258,8 +259,8 @@ def _refuse(root: Path, name: str, what: str) -> None:
         what: Description of the fault.
     """
     raise UserError(
-        f"{format_names(str(root))}: {format_names(name)}: {what}. Nothing of it was written. Make an archive of "
-        "plain files, or unpack it where you trust it and set prepare.root to that folder."
+        f"{format_names(str(root))}: contains {format_names(name)}, {what}. Nothing of it was unpacked. Make an "
+        "archive of plain files; or, if you trust this one, unpack it yourself and set prepare.root to that folder."
     )
 
 
@@ -383,7 +384,7 @@ def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     unknown = [name for name in unknown if not any(is_leaving(part) for part in name.split("/"))]
     if unknown:
         raise UserError(
-            f"{format_names(str(root))}: names in an old code page, which the archive does not state: "
+            f"{format_names(str(root))}: has file names in an old code page, which the archive does not state: "
             f"{len(unknown):,}, such as {', '.join(format_names(name) for name in unknown[:3])}. Unpack it with the "
             "code page of the system that made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set "
             "prepare.root to that folder, or make it again with names in UTF-8."

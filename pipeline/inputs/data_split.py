@@ -281,7 +281,7 @@ def check_group_by(workspace: Workspace, params: Params) -> None:
         return
     if made_by["given"] == given and made_by != group_by_content(workspace, params):
         raise UserError(
-            f"{quote_name(given)}: has changed since data/split.json was made by it, and DVC does not detect "
+            f"{quote_name(given)}: has changed since data/split.json was made with it, and DVC does not detect "
             "that.\n"
-            f"Run `{single_item_command('split')}`, and then this again."
+            f"Run `{single_item_command('split')}`, and then this command again."
         )

@@ -159,7 +159,7 @@ def _train(folder: Path, params: Params, data: TrainingData, role: str) -> None:
                 for last in fit(network, images, recipe, seed=config.seed):
                     progress(last.number, config.epochs)
         except Diverged as error:
-            raise UserError(f"params.yaml: regularizer.locality_guidance: its guide: {error}") from None
+            raise UserError(f"params.yaml: regularizer.locality_guidance: training its guide failed: {error}") from None
     note = {
         "name": f"ResNet-{config.depth}",
         "images": len(images),

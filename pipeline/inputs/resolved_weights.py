@@ -64,7 +64,7 @@ def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]])
                 raise UserError(f"{where}: {path}: {quote_name(spec)}: {error}") from None
             except OSError as error:
                 raise UserError(
-                    f"{where}: {path}: {quote_name(spec)}: cannot be read, or kept in state/: {error}"
+                    f"{where}: {path}: {quote_name(spec)}: cannot be read, or cannot be copied into state/: {error}"
                 ) from None
     return found
 

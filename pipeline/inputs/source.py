@@ -112,7 +112,7 @@ def describe_warnings(manifest: Manifest) -> Iterator[str]:
     originals = manifest.get("original_labels")
     if originals is not None and originals != list(range(len(originals))):
         some = ", ".join(str(label) for label in originals[:5]) + (", ..." if len(originals) > 5 else "")
-        yield f"labels: the set's own {some} are 0 to {len(originals) - 1} here"
+        yield f"labels: the set's own labels {some} are numbered 0 to {len(originals) - 1} here"
     for kind, found in manifest.get("remarks", {}).items():
         some = ", ".join(found["first"][:3]) + (", ..." if found["files"] > 3 else "")
         yield f"{kind}: {found['files']:,} files ({some})"

@@ -72,7 +72,7 @@ class Architecture:
             last, (height, width) = f"{self.stage.start} to {self.stage.stop - 1}", self.grid
             raise ValueError(
                 f"layers names block {early[0]}, whose tokens are not the final {height} x {width} grid; in this "
-                f"network only the last stage's are, blocks {last}"
+                f"network only blocks {last}, the last stage, have that grid, so name some of these"
             )
         return layers
 
@@ -245,8 +245,9 @@ def hook_similarity(
     if kind == "pvt":
         if attention.sr is not None:  # linear attention has this layer too
             raise ValueError(
-                f"{where}: its keys are pooled, so similarity maps have no patch for each; take a PVTv2 whose last "
-                "stage is not pooled (not a linear one, sr_ratios ending in 1), or a method that reads heads or tokens"
+                f"{where}: its keys are pooled, so a similarity map does not have a value for each patch; take a PVTv2 "
+                "whose last stage does not pool keys (sr_ratios ends in 1, and the network is not a linear one), or a "
+                "method that reads heads or tokens"
             )
 
         def tell_query(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -412,7 +413,7 @@ def _attention(model: nn.Module, block: int) -> Any:
         if attention is not None:
             found = f"the attention of block {block} is a {type(attention).__name__}"
         raise ValueError(
-            f"{type(model).__name__}: {found}, which has no tap; blocks with timm's standard attention have one"
+            f"{type(model).__name__}: {found}, which cannot be read: only blocks with timm's standard attention can"
         )
     return attention
 
@@ -432,8 +433,8 @@ def _require_one_window(model: nn.Module, block: int, method: str) -> None:
     height, width = part.input_resolution
     if tuple(part.window_size) != (height, width) or any(part.shift_size) or part.dynamic_mask:
         raise ValueError(
-            f"{type(model).__name__}, block {block}: no {method} of a grid that is cut into windows (this one of "
-            f"{height} x {width} into windows of {part.window_size[0]} x {part.window_size[1]}); they need a last "
-            f"stage that one window covers, such as images of another size or window_size {max(height, width)}, and "
-            "neither dynamic_img_size nor always_partition"
+            f"{type(model).__name__}, block {block}: there are no {method}, because its grid of {height} x {width} is "
+            f"cut into windows of {part.window_size[0]} x {part.window_size[1]}. One window must cover the grid of the "
+            f"last stage: take images of another size or window_size {max(height, width)}, and set neither "
+            "dynamic_img_size nor always_partition"
         )

@@ -124,9 +124,9 @@ def _grid_of(model: Any, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     side = math.isqrt(max(count, 0))
     if side * side != count and places.shape[1] != own.shape[1]:
         raise ValueError(
-            f"position embeddings of {places.shape[1]} tokens cannot be resized: they are not {prefix} and a square "
-            "grid; take weights of a network with the same tokens beside the patches (class_token, reg_tokens, "
-            "no_embed_class)"
+            f"position embeddings of {places.shape[1]} tokens cannot be resized: without the prefix tokens of this "
+            f"network ({prefix}) they are not a square grid; take weights of a network with the same prefix tokens "
+            "(class_token, reg_tokens, no_embed_class)"
         )
     return side, side
 
@@ -157,8 +157,8 @@ def _fresh_head(own: Mapping[str, Tensor], adapted: Mapping[str, Tensor], head: 
         head: keys of the network's classifiers.
     """
     weight = next(key for key in head if key.endswith("weight"))
-    theirs = f"they had {len(adapted[weight])}" if weight in adapted else "they had none"
-    return f"head fresh ({len(own[weight])} classes, {theirs})"
+    theirs = f"{len(adapted[weight])}" if weight in adapted else "none"
+    return f"classifier not pretrained ({len(own[weight])} classes, the weights had {theirs})"
 
 
 def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
@@ -172,5 +172,5 @@ def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
     if missing and not unexpected and all(key.startswith(skip_parameter_names(model)) for key in missing):
         return "They are of a network whose last block has no skip: set model.last_block: no_skip"
     if unexpected and not missing and all(is_of_prior(key) for key in unexpected):
-        return "They are of a network with a spatial prior: set model.spatial_prior as it was"
+        return "They are of a network with a spatial prior: set model.spatial_prior as in that network"
     return "Set model.name and model.kwargs to the network that they are of, or take weights of this one"

@@ -41,7 +41,7 @@ def load_source(
     try:
         network = _described(weights.network)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its network cannot be built from what it says of itself: {error}") from None
+        raise ValueError(f"the network of these weights cannot be rebuilt from their record: {error}") from None
     _load_exactly(network, tensors, "their record")
     return network
 
@@ -122,8 +122,9 @@ def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tup
         else:
             return network
     raise ValueError(
-        f"a bare file of weights does not say what network it is of; taken for {config.name} with model.kwargs, "
-        f"{said}. Name a checkpoint's folder, a timm name or a registered model (models:/name@alias), which do"
+        f"a bare file of weights does not say which network it belongs to; {config.name} with model.kwargs was tried, "
+        f"but {said}. Name a checkpoint's folder, a timm name or a registered model (models:/name@alias) instead: "
+        "these say it"
     )
 
 

@@ -51,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = _unprefixed(_unwrapped(content))
     if odd := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ValueError(
-            f"holds no network's state alone: {abbreviate(odd)} {'is' if len(odd) == 1 else 'are'} no tensor"
+            f"holds more than the tensors of a network: {abbreviate(odd)} {'is' if len(odd) == 1 else 'are'} no tensor"
         )
     if not tensors:
         raise ValueError("holds no tensors")
@@ -92,7 +92,7 @@ def _unwrapped(content: Any) -> Mapping[Any, Any]:
         if wrapper is None:
             return content
         content = content[wrapper]
-    raise ValueError(f"holds a {type(content).__name__} and no network's state by name")
+    raise ValueError(f"holds a {type(content).__name__} instead of a network's tensors by name")
 
 
 def _unprefixed(state: Mapping[Any, Any]) -> dict[str, Any]:

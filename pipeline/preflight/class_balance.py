@@ -74,7 +74,10 @@ def describe_balance(params: Params, space: SearchSpace, source: Preview) -> Ite
     if found is not None:
         yield f"{found}; {_describe_remedies(params, space)}"
     if params.train.class_weights == BALANCED and params.train.sampling == BALANCED:
-        yield f"{WEIGHTS}: {BALANCED} changes nothing beside {SAMPLING}: {BALANCED}, which shows all classes as often"
+        yield (
+            f"{WEIGHTS}: {BALANCED} changes nothing if {SAMPLING} is {BALANCED} too, which already shows all classes "
+            "equally often"
+        )
 
 
 def _describe_remedies(params: Params, space: SearchSpace) -> str:

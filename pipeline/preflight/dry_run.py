@@ -260,8 +260,10 @@ def check_network(
             tap.tokens()
         except ValueError:
             patches = architecture.grid[0] * architecture.grid[1]
-            fewer = f"the last block sees fewer tokens than the {patches} patches"
-            raise UserError(f"{where}: model.kwargs: {fewer}") from None
+            raise UserError(
+                f"{where}: model.kwargs: the last block gets fewer tokens than the {patches} patches; leave out "
+                "keywords that drop patches, such as patch_drop_rate"
+            ) from None
     try:
         adapted = fit_pretrained(model, params, pretrained)
     except UserError as error:

@@ -57,8 +57,8 @@ def size_lines(sizes: Sequence[Size], side: int) -> list[str]:
     fitting = _fitting(short)
     if short >= MUCH * side and fitting >= WORTH * side:
         lines.append(
-            f"{'':<10}much is lost: one pixel for {round((short / side) ** 2):,} of the central square. To keep more, "
-            f"set prepare.image_size (such as {fitting})"
+            f"{'':<10}much detail is lost: one pixel replaces {round((short / side) ** 2):,} of the central square. To "
+            f"keep more, set prepare.image_size (such as {fitting})"
         )
         lines.append(f"{'':<10}and model.kwargs to match (a patch_size that divides it, such as {_patch(fitting)})")
     return lines

@@ -67,9 +67,9 @@ def check_seeds(params: Params) -> None:
     """
     if params.retrain.seeds == AUTO and not is_searched_for(params):
         raise UserError(
-            "params.yaml: retrain.seeds: auto takes as many seeds as a search for evaluate.metric says; that is "
-            f"{params.evaluate.metric}, and the search is for {params.search.objectives[0]}. Have search.objectives "
-            f"begin with {objective_of(params.evaluate.metric)}, or give a number of seeds."
+            "params.yaml: retrain.seeds: auto derives the number of seeds from a search for evaluate.metric, which is "
+            f"{params.evaluate.metric}, but this search is for {params.search.objectives[0]}. Put "
+            f"{objective_of(params.evaluate.metric)} first in search.objectives, or give a number of seeds."
         )
 
 

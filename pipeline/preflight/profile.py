@@ -135,7 +135,10 @@ def measure_steps(plan: Plan) -> StepCost:
                 raise UserError(f"params.yaml: {advice}") from None
             probes += [probe] if probe else []
     if not probes:
-        raise UserError(f"{plan.space.file}: the network can be built with no control and at no end of the ranges.")
+        raise UserError(
+            f"{plan.space.file}: the network cannot be built with the controls, nor with all ranges at their low or at "
+            "their high ends. Correct the controls, the ranges, or `model` in params.yaml."
+        )
     steps = steps_per_epoch(plan)
     memory = [probe.memory for probe in probes if probe.memory is not None]
     return StepCost(

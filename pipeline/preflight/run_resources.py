@@ -51,8 +51,8 @@ def trial_resources(params: Params) -> Resources:
     elif not fit and most is None:
         raise UserError(
             f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {found.gpus:g} GPUs, and no node of "
-            f"{found.address} has that: {_list_nodes(there)}. Lower it, or, where the cluster grows by itself, say how "
-            "many trials it should grow for (search.max_concurrent_trials)."
+            f"{found.address} has as many: {_list_nodes(there)}. Lower these numbers, or, if the cluster grows by "
+            "itself, say how many trials it should grow for (search.max_concurrent_trials)."
         )
     retrain_resources(params, there)
     return replace(found, max_concurrent=min(fit, most or fit) if found.address is None else most or fit)
@@ -143,7 +143,7 @@ def _explain_no_capacity(params: Params, there: Sequence[Node], gpus: float, fit
     machines = _list_nodes(there)
     if retrain.workers_per_run == 1:
         takes = f"a retraining run takes {retrain.cpus_per_run} CPUs and {gpus:g} GPUs (cpus_per_run, gpus_per_run)"
-        return f"params.yaml: retrain: {takes}, and nothing has that: {machines}. Lower it."
+        return f"params.yaml: retrain: {takes}, and no machine has as many: {machines}. Lower these numbers."
     return (
         f"params.yaml: retrain.workers_per_run: given {retrain.workers_per_run}, each with {retrain.cpus_per_run} CPUs "
         f"and {gpus:g} GPUs (cpus_per_run, gpus_per_run), and there is room for {fit}: {machines}. Lower one of them."

@@ -63,11 +63,11 @@ def check_grace_period(params: Params, space: SearchSpace) -> None:
     content["train"]["warmup_epochs"] = 0
     rate = "train.warmup_epochs" in space.dimensions or automatic_grace_period(content, space) < least
     warmup = "train.warmup_epochs" if rate else "the regulariser's warm-up"
+    rising = f"{'the learning rate' if rate else 'its weight'} is still rising, and trials differ by chance alone."
     raise UserError(
-        f"params.yaml: search.scheduler.grace_period: given {given}; allowed: above {warmup} ({least - 1} of {epochs} "
-        f"epochs: before that {'the learning rate' if rate else 'its weight'} is still rising, and trials differ by "
-        f"chance alone) and at most train.epochs ({epochs}); null, which is {least} here; or search.scheduler.name: "
-        "none."
+        f"params.yaml: search.scheduler.grace_period: given {given}; allowed: {least} to {epochs} (train.epochs), or "
+        f"null, which is {least} here, or search.scheduler.name: none."
+        f"{f' Up to epoch {least - 1} ({warmup}) {rising}' if given < least else ''}"
     )
 
 

@@ -42,8 +42,8 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
     for name, metrics in asked.items():
         if PARAMETERS in metrics and not any(path.startswith(MODEL) for path in space.dimensions):
             raise UserError(
-                f"params.yaml: {name}: {PARAMETERS}: {space.file} varies nothing of the model, so every configuration "
-                "has as many. Leave it out, or vary model.kwargs."
+                f"params.yaml: {name}: {PARAMETERS}: {space.file} varies nothing of the model, so every network "
+                "has the same number of parameters. Leave it out, or vary model.kwargs."
             )
     if limit is None:
         return

@@ -112,7 +112,8 @@ def _metric(inputs: GateInputs, params: PromoteParams) -> Rule:
     if asked is None:
         passed = words.sign * (inputs.value - inputs.blind) > 0
         bound = (
-            f"{words.better} than {words.format_value(inputs.blind)}, the value of the classes' shares as every answer"
+            f"{words.better} than {words.format_value(inputs.blind)}, the value if every image is answered with the "
+            "classes' shares"
         )
     else:
         passed = words.sign * (inputs.value - asked) >= 0
@@ -125,7 +126,7 @@ def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
     least = params.min_metric if params.min_accuracy is None else params.min_accuracy
     if least is None:
         passed = inputs.accuracy > inputs.commonest
-        bound = f"above {format_percent(inputs.commonest)}, the most frequent class"
+        bound = f"above {format_percent(inputs.commonest)}, the share of the most frequent class"
     else:
         passed, bound = inputs.accuracy >= least, f"at least {format_percent(least)}"
     said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} {inputs.tested_on}; needed: {bound}"
@@ -148,7 +149,7 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         said += f" {pair.images:,} images, without an interval: {pair.note}; {needed}"
         return Rule("champion", UNDECIDED, said, "another evaluate.metric, or other test images")
     alone = (
-        f"; each alone is right on {pair.only_first} and {pair.only_second}"
+        f"; only the challenger is right on {pair.only_first} of them, only the champion on {pair.only_second}"
         if isinstance(pair, PairedDifference)
         else ""
     )
@@ -181,7 +182,8 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     said = f"{words.format_difference(difference)}{of} against {arms.control}"
     if low is None or high is None:
         said += f", without an interval: {arms.note}; needed: {wanted}"
-        return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
+        enough = "at least 2 seeds in each arm (retrain.seeds), and networks that differ"
+        return Rule("control", UNDECIDED, said, enough)
     best, control = arms.seeds
     said += f" ({_interval(words, low, high, confidence)}; {best} and {control} seeds); needed: {wanted}"
     bound = 0.0 if better else -margin

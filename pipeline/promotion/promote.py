@@ -236,8 +236,8 @@ def _gate_inputs(
         )
         if other is None:
             not_compared = (
-                f"version {challenger.version} is judged out of fold, and of these images version {champion.version} "
-                "has no predictions by networks that had not seen them"
+                f"version {challenger.version} is judged by its predictions out of fold, and for these images version "
+                f"{champion.version} has no predictions by networks that had not seen them"
             )
         elif not (np.isin(other.ids, own.ids).all() if own.folds else np.array_equal(other.ids, own.ids)):
             raise UserError(

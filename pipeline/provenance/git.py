@@ -70,7 +70,7 @@ def check_for_dvc(root: Path) -> None:
 
     if not Config(str(root / ".dvc"))["core"].get("no_scm", False):
         raise UserError(
-            f"{root}: not a git repository, in which DVC works. Type `git init` there; or, to do without git and "
+            f"{root}: is not a git repository, which DVC needs. Type `git init` there; or, to do without git and "
             "without `dvc exp`, `dvc config --local core.no_scm true`."
         )
 

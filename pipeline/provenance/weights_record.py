@@ -160,7 +160,8 @@ def from_record(
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]
-        sha256, anew = known.sha256, f"or search anew: `{single_item_command('search')}`, and then this again."
+        sha256 = known.sha256
+        anew = f"or search anew: run `{single_item_command('search')}`, and then this command again."
         kept = cache_folder(workspace, sha256) / WEIGHTS
         path = kept if kept.is_file() else find_local(workspace, spec)
         if path is None or not path.is_file():

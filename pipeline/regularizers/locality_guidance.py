@@ -77,8 +77,9 @@ class LocalityGuidance(Regularizer):
         if min(last) < 2:
             height, width = architecture.inputs[1:]
             raise ValueError(
-                f"locality guidance needs larger images: on {height} x {width} pixels the last stage of the guide has "
-                f"{last[0]} x {last[1]} places, too few for local features; the images need at least 5 x 5 pixels"
+                f"locality guidance needs larger images: with {height} x {width} pixels the last stage of the guide "
+                f"gives a map of {last[0]} x {last[1]} positions, too few for local features; the images need at least "
+                "5 x 5 pixels"
             )
         if (guide := self._given[0]) is None:
             raise ValueError("locality guidance needs a guide, and there is none")

@@ -135,7 +135,10 @@ def describe_enough(parts: VarianceParts, distance: float, confidence: float) ->
         return parts.detectable(seeds, images, confidence) <= distance
 
     if is_found(1, 1):
-        return "as many seeds and images again: chance alone, or a true difference, has brought this one near its bound"
+        return (
+            "as many seeds and images again, since chance alone, or a true difference, has brought the measured "
+            "difference near its bound"
+        )
     ways, rows, count = [], min(parts.seed_counts), parts.image_count
     if (seeds := least_enough(lambda each: is_found(each / rows, 1), rows, MOST_SEEDS)) is not None:
         ways.append(f"about {seeds:,} seeds an arm on as many images (retrain.seeds)")
@@ -149,6 +152,9 @@ def describe_enough(parts: VarianceParts, distance: float, confidence: float) ->
             stays = "; more images alone would not do: the seeds' part of the variance stays"
         return ", or ".join(ways) + stays
     if (seeds := least_enough(lambda each: is_found(each / rows, each / rows), rows, MOST_SEEDS)) is None:
-        return "more seeds and images than can be had: neither would do alone, nor 1,000 seeds with more images"
+        return (
+            "more seeds and images than can be had: neither more seeds nor more images alone would be enough, nor "
+            "1,000 seeds with more images"
+        )
     images = math.ceil(count * seeds / rows)
     return f"about {seeds:,} seeds an arm and {images:,} test images together; neither would do alone"

@@ -201,9 +201,10 @@ def choose_search(searches: Sequence[SearchState], prefix: str) -> SearchState:
     if len(matching) == 1:
         return matching[0]
     there = ", ".join(search.id for search in matching or searches) or "none yet"
+    where = f"search {format_value(prefix)}"
     if matching:
-        raise UserError(f"search {format_value(prefix)}: several ids begin so: {there}. Give more of its digits.")
-    raise UserError(f"search {format_value(prefix)}: no id begins so; there are {there}. See `sar-search status`.")
+        raise UserError(f"{where}: several ids begin with this: {there}. Give more of its digits.")
+    raise UserError(f"{where}: no id begins with this; there are {there}. See `sar-search status`.")
 
 
 def search_directory(searches: Path, content: Content) -> tuple[str, Path]:

@@ -114,13 +114,13 @@ def resolve_store(uri: str | None, root: Path) -> Store:
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
         if "?" in given:
             raise UserError(
-                f"{where}: {format_value(given)}: a database's address takes no options; end it before the question "
-                "mark, or write %3F for one in the path"
+                f"{where}: {format_value(given)}: a database's address takes no options; leave out the question mark "
+                "and what follows, or write %3F for a question mark in the path"
             )
         if path.startswith("/~"):
             raise UserError(
-                f"{where}: {format_value(given)}: names a folder {path.split('/')[1]!r} in the root; of a home "
-                f"folder, write {SQLITE}{path[1:]}"
+                f"{where}: {format_value(given)}: means a folder {path.split('/')[1]!r} in the root folder; for a file "
+                f"in a home folder, write {SQLITE}{path[1:]}"
             )
         try:
             file = root / expand_home(path)

@@ -80,7 +80,10 @@ def read_sidecar(folder: Path) -> Sidecar:
     try:
         sidecar: Sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
         if sidecar["format"] != FORMAT:
-            raise UserError(f"{folder}: a checkpoint of another version (format {sidecar['format']}).")
+            raise UserError(
+                f"{folder}: holds a checkpoint of another version (format {sidecar['format']}). Use that version, or "
+                "make the checkpoint again."
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a complete checkpoint ({error}).") from None
     return sidecar

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 HOUR = 3600.0
 EPOCH_BUDGET = "search.budget.full_trainings"
 """Beginning of the reason given when the epochs are spent, which is how every search with such a budget ends."""
+TOO_LITTLE = "the rest is too little for another run beside the running trials and the confirmations"
+"""End of the reason given when what is left of a limit is needed for runs that must still end or follow."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def exhausted_limit(budget: Budget, state: BudgetState) -> str | None:
     if budget.patience is not None and state.since_best >= budget.patience:
         return f"search.budget.patience: {state.since_best} trials in a row were no better"
     if budget.hours is not None and state.seconds + state.seconds_to_come > budget.hours * HOUR:
-        return f"search.budget.hours: {state.seconds / HOUR:.2f} of {budget.hours:g} hours spent or promised"
+        return f"search.budget.hours: {state.seconds / HOUR:.2f} of {budget.hours:g} hours spent; {TOO_LITTLE}"
     if (limit := budget.gpu_limit) is not None and state.gpu_seconds + state.gpu_seconds_to_come > limit[0]:
-        return f"search.budget.{limit[1]}: {state.gpu_seconds / HOUR:.2f} GPU-hours spent, the rest promised"
+        return f"search.budget.{limit[1]}: {state.gpu_seconds / HOUR:.2f} GPU-hours spent; {TOO_LITTLE}"
     return None

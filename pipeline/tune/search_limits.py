@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pipeline.config import Params
-from pipeline.tune.budget import EPOCH_BUDGET, BestSoFar, Budget, BudgetState, exhausted_limit
+from pipeline.tune.budget import EPOCH_BUDGET, TOO_LITTLE, BestSoFar, Budget, BudgetState, exhausted_limit
 from pipeline.tune.journal.records import SearchHistory, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.run_counts import max_candidate_runs
@@ -73,7 +73,7 @@ class SearchLimits:
         if trials.allowance.fits(step.further + reserve):
             return None
         most = (self._budget.full_trainings or 0.0) * self._epochs
-        return f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent, the rest promised"
+        return f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent; {TOO_LITTLE}"
 
     def refuse_epochs(self, further: int, *, pending: int) -> str | None:
         """Returns why epochs that the budget has reserved may not be trained after all; None if they may.

@@ -81,8 +81,10 @@ def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str
         # The tolerance is for rounding: 0.3 - 0.1 is a little less than 0.2. That steps end at `high` is checked below.
         fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= (high - low) * (1 + 1e-9)
         fits = fits and (high - low) / step <= MOST_STEPS
-        if log or not fits:
-            allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
+        if log:
+            return [f"step: {given_words(step)}, but a step cannot be combined with log: true; leave out one of them"]
+        if not fits:
+            allowed = f"a number above 0 that divides the range into 1 to {MOST_STEPS:,} steps"
             return [f"step: {given_words(step)}; allowed: {allowed}"]
         rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
         if rest:  # Optuna would lower `high` on its own, with no more than a warning
@@ -132,7 +134,10 @@ def control_problems(name: Any, values: Any, params: Params) -> list[str]:
         params: All parameters, with which values are checked.
     """
     if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
-        return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
+        return [
+            "a control's name must consist of lower-case letters, digits and _, begin with a letter, and not be "
+            "`best` or a trial's name (`t0001`)"
+        ]
     if not isinstance(values, dict):
         return [f"given {format_value(values)}; needed: a mapping of parameters to values"]
     problems = []

@@ -83,7 +83,7 @@ def test_results_of_other_parameters_are_refused_with_the_parameters_and_what_to
 
 def test_what_comes_from_another_search_is_refused(workspace: Workspace) -> None:
     _found(workspace)
-    with pytest.raises(UserError, match="of the search f00d"):
+    with pytest.raises(UserError, match="comes from search f00d"):
         check_agreement(workspace, OURS, "beef" * 16)
 
 
@@ -123,7 +123,7 @@ def test_stages_after_the_search_refuse_what_is_of_others(stage: Any, of: str, w
         path = workspace.results / kind.MADE_BY / kind.FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(filled_content(kind, of_search)))
-    with pytest.raises(UserError, match="found with other parameters" if of == "parameters" else "Run `dvc repro`"):
+    with pytest.raises(UserError, match="its search had other parameters" if of == "parameters" else "Run `dvc repro`"):
         stage.main(workspace)
 
 
@@ -138,7 +138,8 @@ def test_search_of_every_fold_is_held_against_its_own_parameters_and_what_was_re
     check_agreement(workspace, OURS)
     check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "2" * 64})
     with pytest.raises(
-        UserError, match=r"folds/2/best\.yaml: of the search 2222222222222222, but the retrained networks are of 333"
+        UserError,
+        match=r"folds/2/best\.yaml: comes from search 2222222222222222, but the retrained networks come from search 333",
     ):
         check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "3" * 64})
     other = OURS.with_values({"base.seed": 1}, where="a test")

@@ -66,11 +66,11 @@ def test_file_that_lacks_a_key_is_refused_with_the_key_and_the_stage(kind: type[
     with pytest.raises(UserError) as refused:
         kind.read(tmp_path)
     assert str(refused.value) == (
-        f"{path}: not what this version reads ({lost}: field required). "
+        f"{path}: is not in the form that this version reads ({lost}: field required). "
         f"Run `dvc repro --single-item --force {kind.MADE_BY}`."
     )
     path.write_text("[1]")
-    with pytest.raises(UserError, match="not what this version reads"):
+    with pytest.raises(UserError, match="is not in the form that this version reads"):
         kind.read(tmp_path)
 
 

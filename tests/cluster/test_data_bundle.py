@@ -74,7 +74,7 @@ def test_data_above_the_limit_are_refused_without_storage(parcel: DataBundle) ->
 
 def test_data_that_are_nowhere_are_an_error_and_never_silence(parcel: DataBundle) -> None:
     assert find_bundle(_elsewhere(parcel)) is None
-    with pytest.raises(UserError, match="has not got the data"):
+    with pytest.raises(UserError, match=r"does not have the data: .*See search\.cluster\.storage"):
         open_bundle(_elsewhere(parcel))
 
 

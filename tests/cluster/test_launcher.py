@@ -147,7 +147,7 @@ def test_state_of_a_head_without_a_run_and_of_one_whose_ray_is_gone(tmp_path: Pa
 
 def test_file_that_is_no_clusters_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("cluster_name: x\n")
-    with pytest.raises(UserError, match="it has no provider"):
+    with pytest.raises(UserError, match="it has no section `provider`"):
         open_cluster(Workspace(tmp_path, tmp_path), str(tmp_path / "mine.yaml"))
 
 

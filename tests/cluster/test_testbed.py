@@ -164,7 +164,7 @@ def test_up_starts_ray_on_every_host(bed: Bed, started: str) -> None:
         assert notes == []
     else:
         assert len(notes) == 1, "one host alone is on another network"
-        assert f"{bed.hosts.address(2)} is also {bed.elsewhere}, where Ray listens too" in notes[0]
+        assert f"{bed.hosts.address(2)}: Ray also listens on {bed.elsewhere}, outside of" in notes[0]
 
 
 @pytest.mark.skipif(not NFT, reason="needs nft")

@@ -356,8 +356,8 @@ def test_weights_are_told_with_how_they_were_adapted(workspace: Workspace) -> No
     (line,) = [line for line in told(workspace).splitlines() if line.startswith("weights")]
     sha256 = hash_file(workspace.root / "mine.pth")
     assert line == (
-        f"weights   mine.pth, sha256 {sha256[:8]}; head fresh (10 classes, they had 3); position embeddings resized "
-        "from 8 x 8 to 6 x 6; input channels adapted from 3 to 1"
+        f"weights   mine.pth, sha256 {sha256[:8]}; classifier not pretrained (10 classes, the weights had 3); "
+        "position embeddings resized from 8 x 8 to 6 x 6; input channels adapted from 3 to 1"
     )
 
 

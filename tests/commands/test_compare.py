@@ -163,7 +163,7 @@ def test_one_seed_has_no_interval_and_is_not_counted(workspace: Workspace) -> No
 
 
 def test_what_cannot_be_compared_is_said(workspace: Workspace) -> None:
-    with pytest.raises(UserError, match="no evaluation is kept here yet"):
+    with pytest.raises(UserError, match="there is no evaluation in this checkout yet"):
         list(describe_comparison(workspace))
     keep(workspace, "a", 0.0)
     with pytest.raises(UserError, match=r"ff is the beginning of no search .* aaaaaaaa"):

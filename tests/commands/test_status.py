@@ -264,11 +264,11 @@ def test_one_search_is_told_trial_by_trial(workspace: Workspace) -> None:
 
 def test_unknown_or_ambiguous_search_is_named_with_those_that_there_are(workspace: Workspace) -> None:
     folders = [write_search(workspace, {"seed": seed}) for seed in range(17)]
-    with pytest.raises(UserError, match=r"search 'zz': no id begins so; there are .*sar-search status"):
+    with pytest.raises(UserError, match=r"search 'zz': no id begins with this; there are .*sar-search status"):
         list(describe_search(workspace, "zz"))
     first = [folder.name[0] for folder in folders]
     twice = next(digit for digit in first if first.count(digit) > 1)  # 17 ids, 16 digits
-    with pytest.raises(UserError, match="several ids begin so"):
+    with pytest.raises(UserError, match="several ids begin with this"):
         list(describe_search(workspace, twice))
 
 
@@ -354,7 +354,7 @@ def test_running_search_is_looked_at_once_it_has_enough_trials_in_full(workspace
             journal.report(name, 4, {"val/loss": 1.0, "val/accuracy": last, "seconds": 1.0})
             journal.end(name, COMPLETE, None)
         lines = [line for line in describe_search(workspace, "") if line.startswith("health: ")]
-    assert lines[0].startswith("health: Rungs say little of the end: over 10 trials in full, ")
+    assert lines[0].startswith("health: Values at rungs predict the last epoch poorly: over 10 trials in full, ")
     assert "is -0.40 at epoch 2." in " ".join(lines[0].split())
 
 

@@ -153,7 +153,7 @@ def test_a_file_of_the_users_own_is_a_method_by_its_name(workspace: Workspace) -
         ("sar,", "--run: names of search spaces"),
         ("sar,SAR", "--run: sar is given twice"),
         ("sar,search_spaces/sar.yaml", "--run: sar is given twice"),
-        ("sar,baseline", "search_spaces/baseline.yaml varies the recipe alone (train.lr"),
+        ("sar,baseline", "search_spaces/baseline.yaml varies only parameters of the recipe (train.lr"),
         ("sar,sar_wide", "--run: sar and sar_wide are the same search"),
         ("sar,faster.yaml", "parameters: train.lr is"),
         ("sar,other.yaml", "retrain.control: given 'baseline'; the controls of other.yaml: plain"),

@@ -48,7 +48,7 @@ def test_names_that_are_written_from_here_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../evil.png", "cat/../../evil.png", "/evil.png"])
 def test_name_that_leads_out_is_refused_and_nothing_is_written(tmp_path: Path, kind: str, name: str) -> None:
     root = write_archive(tmp_path / kind, [*FILES.items(), (name, b"x")])
-    with pytest.raises(UserError, match=rf"{kind}: .*evil\.png: a name that leads out of the archive"):
+    with pytest.raises(UserError, match=rf"{kind}: .*contains .*evil\.png, a name that leads out of the archive"):
         list_root(root, tmp_path / "cache")
     assert [path.name for path in tmp_path.iterdir()] == [kind]
 
@@ -65,7 +65,7 @@ def test_tar_with_links_or_devices_is_refused_by_name(tmp_path: Path, kind: byte
     member.type, member.linkname = kind, "/etc/passwd"
     with tarfile.open(tmp_path / "set.tar", "w") as packed:
         packed.addfile(member)
-    with pytest.raises(UserError, match=r"cat/evil\.png: a link or a device"):
+    with pytest.raises(UserError, match=r"contains cat/evil\.png, a link or a device"):
         list_root(tmp_path / "set.tar")
 
 
@@ -74,7 +74,7 @@ def test_zip_with_a_link_is_refused_by_name(tmp_path: Path) -> None:
     member.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
         packed.writestr(member, "/etc/passwd")
-    with pytest.raises(UserError, match=r"cat/evil\.png: a link or a device"):
+    with pytest.raises(UserError, match=r"contains cat/evil\.png, a link or a device"):
         list_root(tmp_path / "set.zip")
 
 
@@ -182,7 +182,7 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_links_between_folders_that_go_round_in_circles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "again").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="more than 8 folders deep"):
+    with pytest.raises(UserError, match=r"lies more than 8 folders deep\. If a link leads back"):
         list_root(tmp_path)
 
 
@@ -261,7 +261,9 @@ def _zip_of(path: Path, encoding: str) -> Path:
 
 @pytest.mark.parametrize("encoding", ["cp932", "gbk"])
 def test_zip_with_names_of_an_old_code_page_is_told_with_the_way_out(tmp_path: Path, encoding: str) -> None:
-    with pytest.raises(UserError, match=r"set\.zip: names in an old code page.*: 3, such as .*unzip -O cp932.*UTF-8"):
+    with pytest.raises(
+        UserError, match=r"set\.zip: has file names in an old code page.*: 3, such as .*unzip -O cp932.*UTF-8"
+    ):
         list_root(_zip_of(tmp_path / "set.zip", encoding))
 
 

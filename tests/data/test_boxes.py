@@ -156,7 +156,7 @@ def test_boxes_that_are_damaged_in_their_archive_are_told_as_that(tmp_path: Path
 
 def test_boxes_beside_masks_are_refused(tmp_path: Path) -> None:
     files = FILES | {"boxes.csv": HEADER.encode(), "masks/cat/1.png": encoded(Image.new("L", (10, 8), 1))}
-    with pytest.raises(UserError, match=r"has boxes\.csv and masks/: one of them"):
+    with pytest.raises(UserError, match=r"has boxes\.csv and masks/, each of which"):
         prepared(write_folder(tmp_path / "set", files))
 
 

@@ -90,7 +90,7 @@ def test_archive_that_is_cut_short_is_told_and_leaves_nothing(
     monkeypatch.setitem(DATASETS, "food101", _with_tar("food101"))
     packed("food101", root, monkeypatch)
     put(root / "all.tar", (root / "all.tar").read_bytes()[:damage])
-    with pytest.raises(UserError, match=r"food101 .*cannot be made of .*cut short: remove it \(all\.tar\)"):
+    with pytest.raises(UserError, match=r"food101 .*cannot be made from .*cut short: remove it \(all\.tar\)"):
         fetch(settings("food101", root, download=False))
     assert [path.name for path in root.iterdir()] == ["all.tar"]
 

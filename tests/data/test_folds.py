@@ -169,7 +169,8 @@ def test_groups_of_several_classes_that_cannot_be_in_every_fold_are_named() -> N
         of += [group] * len(held)
         labels += held
     with pytest.raises(
-        UserError, match=r"evaluate\.folds: 3: class 2 cannot be in every fold: its 3 groups have images"
+        UserError,
+        match=r"evaluate\.folds: 3: class 2 cannot be in every fold: for one fold no group is left, since its 3 groups",
     ):
         folds(labels, 3, groups=grouped(of))
 

@@ -151,7 +151,9 @@ def test_class_whose_groups_are_needed_elsewhere_is_named() -> None:
         split(np.repeat(labels, 3), np.repeat(of, 3))
     labels = np.array([0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 3])
     of = np.repeat(np.arange(4), 3)
-    with pytest.raises(UserError, match=r"cannot be in (train|val|test) without being missed in another role"):
+    with pytest.raises(
+        UserError, match=r"class \d has no group left for (train|val|test): its \d groups are all in other roles"
+    ):
         split(np.repeat(labels, 2), np.repeat(of, 2))
 
 

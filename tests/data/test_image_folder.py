@@ -93,7 +93,7 @@ def test_what_lies_beside_a_wrapper_is_taken_or_refused(inner: tuple[str, str]) 
     with pytest.raises(UserError, match=r"in no class folder: 1 \(loose\.png\)"):
         laid_out([*many(*inner), "loose.png"])
     wrapper = inner[0].partition("/")[0]
-    with pytest.raises(UserError, match=rf"has {wrapper}/boxes\.csv and boxes\.csv: one of them"):
+    with pytest.raises(UserError, match=rf"has {wrapper}/boxes\.csv and boxes\.csv, each of which"):
         laid_out([*many(*inner), "boxes.csv", f"{wrapper}/boxes.csv"])
 
 

@@ -60,7 +60,7 @@ def test_preview_of_a_source_is_what_reading_it_gives(name: str) -> None:
 
 
 def test_root_and_dataset_must_fit_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: not for prepare\.dataset: digits"):
+    with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: cannot be used with prepare\.dataset: digits"):
         preview_dataset(SourceConfig("digits", 8, tmp_path))
     with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: is null, but prepare\.dataset is image_folder"):
         preview_dataset(SourceConfig("image_folder", 8))

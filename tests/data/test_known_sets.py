@@ -202,9 +202,20 @@ def test_imagenet100_takes_the_published_classes_or_those_of_a_file(
     MINIATURES["imagenet"](root, monkeypatch)
     ids = IDS.split()
     assert len(set(ids)) == len(ids) == 100
-    with pytest.raises(UserError, match="98 of 100 classes are not in imagenet100: n02488291"):
+    built_in = (
+        r"^sets: 98 of the 100 classes of imagenet100 are not there: n02488291, .*, \.\.\.\. Complete the set, or"
+    )
+    with pytest.raises(UserError, match=built_in) as refusal:
         preview_dataset(settings("imagenet100", root))
-    chosen = put(tmp_path / "classes.txt", "# two of them\nn02869837\nn01440764 tench\n")
+    assert "params.yaml" not in str(refusal.value)
+    chosen = put(tmp_path / "classes.txt", "n02869837\nn01440764 tench\nn00000000\n")
+    for dataset in ("imagenet", "imagenet100"):
+        listed = (
+            rf"^params\.yaml: prepare\.class_list: .*classes\.txt: 1 of 3 listed classes .* \({dataset}\): n00000000\."
+        )
+        with pytest.raises(UserError, match=listed):
+            preview_dataset(settings(dataset, root, class_list=chosen))
+    put(chosen, "# two of them\nn02869837\nn01440764 tench\n")
     found = prepared(settings("imagenet100", root, class_list=chosen), tmp_path)
     assert found.manifest["original_labels"] == ["n01440764", "n02869837"]
     assert len(found.images) == 2 * (TRAIN + TEST)
@@ -268,7 +279,7 @@ def test_broken_pictures_and_trimaps_are_refused_or_left_out(
     for said in (
         "trainval0.jpg: damaged",
         "trainval1.jpg: No such file",
-        "trainval2.png: a trimap has",
+        "trainval2.png: has values other than 1, 2 and 3",
         "10 x 12, but the picture is 12 x 10",
     ):
         assert said in str(refusal.value)

@@ -170,7 +170,7 @@ def test_own_test_split_is_the_test_role_and_nothing_else_is(counts: tuple[int, 
 def test_test_classes_that_train_never_has_are_named() -> None:
     of = np.array([0, 0, 1, 1, 2])
     test = np.array([False, False, False, False, True])
-    with pytest.raises(UserError, match="the test set has classes that train does not have: bird"):
+    with pytest.raises(UserError, match="the test set has classes that the training images do not have: bird"):
         make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, own_test=test, classes=("cat", "dog", "bird"))
 
 

@@ -105,7 +105,7 @@ def test_table_that_changes_after_the_split_is_noticed(tmp_path: Path, capsys: A
     run(workspace, capsys)
     check_group_by(workspace, params_of(workspace))
     write_table(workspace, "set/gone.png,1\n")
-    with pytest.raises(UserError, match=r"animals\.csv: has changed since data/split\.json was made by it.*\n.*dvc repro --single-item --force split"):  # fmt: skip
+    with pytest.raises(UserError, match=r"animals\.csv: has changed since data/split\.json was made with it.*\n.*dvc repro --single-item --force split"):  # fmt: skip
         check_group_by(workspace, params_of(workspace))
     run(workspace, capsys)
     check_group_by(workspace, params_of(workspace))

@@ -107,7 +107,7 @@ def test_run_trains_with_the_guide_of_its_role_and_its_sidecar_names_it(workspac
     (epoch,) = train_run(run, params, data, seed=3)
     assert np.isfinite(epoch.metrics["val/locality_guidance/value"])
     with pytest.raises(
-        UserError, match=r"^regularizer\.locality_guidance: its guide: was not resolved when this began"
+        UserError, match=r"^regularizer\.locality_guidance: its guide: was not looked up when this command began"
     ):
         build_run(params, data, seed=3, scaled_by="train+val", weights=guides.weights)
     plain = build_run(setting(regularizer__locality_guidance__weight=0.0), data, seed=3)
@@ -117,7 +117,7 @@ def test_run_trains_with_the_guide_of_its_role_and_its_sidecar_names_it(workspac
     for other in (plain, fresh):  # a guide changes nothing of what the network draws
         assert all(torch.equal(v, other.model.state_dict()[k]) for k, v in build_run(params, data, seed=3, weights=guides.weights).model.state_dict().items())  # fmt: skip
     Path(weights.path).write_bytes(b"another")
-    with pytest.raises(UserError, match=r"its guide: .* has changed since it was resolved"):
+    with pytest.raises(UserError, match=r"its guide: .* has changed since its hash was recorded"):
         build_run(params, data, seed=3, weights=guides.weights)
 
 
@@ -151,6 +151,8 @@ def test_guide_that_diverges_is_told(workspace: Workspace, monkeypatch: pytest.M
         yield
 
     monkeypatch.setattr(module, "fit", diverging)
-    with pytest.raises(UserError, match=r"^params\.yaml: regularizer\.locality_guidance: its guide: the training loss"):
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: regularizer\.locality_guidance: training its guide failed: the training loss"
+    ):
         made(workspace, setting())
     assert not (workspace.state / "guides").exists()

@@ -384,12 +384,14 @@ def test_file_that_has_changed_since_it_was_resolved_is_refused(workspace: Works
     weights = resolved(workspace, params)
     build_run(params, data(), seed=0, weights=weights)
     write_file(file, 1)
-    with pytest.raises(UserError, match=r"^model.pretrained: mine.safetensors: .* has changed since it was resolved"):
+    with pytest.raises(
+        UserError, match=r"^model.pretrained: mine.safetensors: .* has changed since its hash was recorded"
+    ):
         build_run(params, data(), seed=0, weights=weights)
     file.unlink()
     with pytest.raises(UserError, match=r"^model.pretrained: mine.safetensors: .* is gone"):
         build_run(params, data(), seed=0, weights=weights)
-    with pytest.raises(UserError, match=r"^model.pretrained: mine.safetensors: was not resolved"):
+    with pytest.raises(UserError, match=r"^model.pretrained: mine.safetensors: was not looked up"):
         build_run(params, data(), seed=0)
 
 
@@ -400,7 +402,7 @@ def test_source_of_guided_transfer_is_what_was_resolved(workspace: Workspace) ->
     method.prepare(network(1), inputs_shape=(1, 12, 12))
     frozen: nn.Module = method._frozen[0].network
     assert torch.equal(frozen.get_parameter("blocks.0.attn.qkv.weight"), network(5).blocks[0].attn.qkv.weight)
-    with pytest.raises(ValueError, match="source: source: was not resolved"):
+    with pytest.raises(ValueError, match="source: source: was not looked up"):
         regularizers_from_params(params)["guided_transfer"].prepare(network(1), inputs_shape=(1, 12, 12))
 
 
@@ -475,8 +477,10 @@ def test_weights_are_told_in_a_line_each_that_of_the_network_first() -> None:
         "mine.pth": Weights("mine.pth", "/there", "beef" * 16),
         "models:/sar@champion": Weights("models:/sar@champion", "/there", "f00d" * 16, "version 3"),
     }
-    assert describe_weights(weights, "models:/sar@champion", ["head fresh (10 classes, they had 3)"]) == [
-        "models:/sar@champion -> version 3, sha256 f00df00d; head fresh (10 classes, they had 3)",
+    assert describe_weights(
+        weights, "models:/sar@champion", ["classifier not pretrained (10 classes, the weights had 3)"]
+    ) == [
+        "models:/sar@champion -> version 3, sha256 f00df00d; classifier not pretrained (10 classes, the weights had 3)",
         "mine.pth, sha256 beefbeef",
     ]
 

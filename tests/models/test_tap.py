@@ -225,7 +225,7 @@ def test_layers_that_the_network_does_not_have_are_refused_and_leave_no_hook(mod
 
 def test_attention_without_a_tap_is_refused_and_leaves_no_hook(model: VisionTransformer) -> None:
     model.blocks[1].attn = nn.Identity()
-    with pytest.raises(ValueError, match="attention of block 1 is a Identity, which has no tap"):
+    with pytest.raises(ValueError, match="attention of block 1 is a Identity, which cannot be read"):
         SimilarityTap(model, "all")
     assert hooks(model) == 0
 
@@ -240,7 +240,7 @@ def test_attention_without_a_tap_is_refused_and_leaves_no_hook(model: VisionTran
 def test_blocks_with_other_attention_are_refused(name: str, kwargs: dict[str, Any], has: str) -> None:
     model = network(name, SMALL | kwargs)
     for tap in (SimilarityTap, HeadTap):
-        with pytest.raises(ValueError, match=f"{has}, which has no tap"):
+        with pytest.raises(ValueError, match=f"{has}, which cannot be read"):
             tap(model, "last")
     assert hooks(model) == 0
 

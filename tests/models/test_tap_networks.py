@@ -209,7 +209,7 @@ def test_blocks_before_the_last_stage_are_refused() -> None:
         (network("pvt_v2_b0", PVT, image_size=(40, 24)), "2 to 3"),
     ):
         for tap in (lambda model=model: SimilarityTap(model, "all", "mean"), lambda model=model: HeadTap(model, (0,))):
-            with pytest.raises(ValueError, match=f"names block 0.* only the last stage's are, blocks {last}"):
+            with pytest.raises(ValueError, match=f"names block 0.* only blocks {last}, the last stage, have that grid"):
                 tap()
         assert hooks(model) == 0
 
@@ -218,7 +218,7 @@ def test_blocks_before_the_last_stage_are_refused() -> None:
 def test_swin_whose_last_stage_has_no_single_window_is_refused(more: dict[str, Any]) -> None:
     model = network("swin_tiny_patch4_window7_224", SWIN | more, image_size=(48, 48))
     for method, tap in (("similarity maps", lambda: SimilarityTap(model, "last", "mean")), ("head outputs", lambda: HeadTap(model, "last"))):  # fmt: skip
-        with pytest.raises(ValueError, match=f"SwinTransformer, block 2: no {method} .* window_size 6"):
+        with pytest.raises(ValueError, match=f"SwinTransformer, block 2: there are no {method}, .* window_size 6"):
             tap()
     assert hooks(model) == 0
     with TokenTap(model) as tokens:

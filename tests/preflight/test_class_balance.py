@@ -61,7 +61,10 @@ def test_what_is_done_about_it_already_is_told_instead() -> None:
 
 def test_class_weights_that_change_nothing_are_told() -> None:
     both = {WEIGHTS: "balanced", SAMPLING: "balanced"}
-    nothing = "train.class_weights: balanced changes nothing beside train.sampling: balanced, which shows all classes as often"
+    nothing = (
+        "train.class_weights: balanced changes nothing if train.sampling is balanced too, which already shows all classes "
+        "equally often"
+    )
     assert said(both) == [FOUND + "params.yaml sets train.class_weights and train.sampling", nothing]
     assert said(both, EVEN) == [nothing]
 

@@ -27,7 +27,8 @@ def test_what_is_lost_of_photographs_is_told_with_what_to_set() -> None:
     lines = size_lines([(300, 400), (300, 400), (280, 600)], 12)
     assert lines[0] == ("pictures  400 x 300 pixels (median of 3 looked at, shorter sides 280 to 300) become 12 x 12")
     assert lines[1].strip() == (
-        "much is lost: one pixel for 625 of the central square. To keep more, set prepare.image_size (such as 224)"
+        "much detail is lost: one pixel replaces 625 of the central square. To keep more, set prepare.image_size (such "
+        "as 224)"
     )
     assert lines[2].strip() == "and model.kwargs to match (a patch_size that divides it, such as 16)"
 
@@ -62,7 +63,7 @@ def test_only_much_is_told(shorter: int, side: int, suggested: str | None) -> No
 
 
 def test_pixels_are_counted_and_not_their_rounded_side() -> None:
-    assert "one pixel for 278 of" in size_lines([(200, 300)], 12)[1]
+    assert "one pixel replaces 278 of" in size_lines([(200, 300)], 12)[1]
 
 
 def test_long_pictures_are_said_to_be_cut() -> None:

@@ -138,7 +138,7 @@ def test_seeds_and_power_are_not_foretold_before_a_search_for_the_metric() -> No
         "power     no forecast for macro-F1, since no configuration has been confirmed yet; a search for"
     )
     assert "no forecast for macro-F1" in describe_expectation(by_f1, nothing, 5, MACRO_F1.words)
-    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* or give a number of seeds"):
+    with pytest.raises(UserError, match=r"retrain\.seeds: auto derives .* or give a number of seeds"):
         check_seeds(params(evaluate__metric="macro_f1", retrain__seeds="auto"))
     check_seeds(params(retrain__seeds="auto"))
 

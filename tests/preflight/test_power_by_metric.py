@@ -76,7 +76,7 @@ def test_a_search_for_another_metric_foretells_nothing(settings: dict[str, Any],
     made, asked = ByImages(configs=5, seeds=2), params(**settings)
     content = forecast_content(made.records, made.scores, RESOURCES, asked)
     assert content.assumed == assumed
-    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* Have search\.objectives begin with val/"):
+    with pytest.raises(UserError, match=r"retrain\.seeds: auto derives .* Put val/\w+ first in search\.objectives"):
         check_seeds(params(**settings, retrain__seeds="auto"))
     said = describe_power(asked, make_forecast(asked, content, 300), chosen_metric(asked).words, masks=False)
     if asked.evaluate.metric == "accuracy":

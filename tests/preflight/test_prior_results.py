@@ -45,7 +45,7 @@ def test_unknown_search_and_file_are_refused_by_their_names(tmp_path: Path) -> N
     write_search(workspace)
     asked(workspace, "ffff")
     with pytest.raises(
-        UserError, match=r"^params\.yaml: search\.warm_start: ffff: .*no id begins so.*ends in \.csv"
+        UserError, match=r"^params\.yaml: search\.warm_start: ffff: .*no id begins with this.*ends in \.csv"
     ) as said:
         known(workspace)
     assert "sar-search status" in str(said.value)
@@ -58,7 +58,7 @@ def test_search_of_other_epochs_is_refused(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     folder = write_search(workspace)
     asked(workspace, folder.name[:8], epochs=20)
-    with pytest.raises(UserError, match=r"its trials have 8 epochs, and train\.epochs is 20"):
+    with pytest.raises(UserError, match=r"its trials have 8 epochs, but train\.epochs is 20; leave"):
         known(workspace)
 
 

@@ -166,7 +166,7 @@ def test_end_of_the_ranges_that_no_network_has_is_left_out(planned: Callable[...
     deep = replace(SPACE, dimensions={LAYERS: {"type": "categorical", "choices": [[0], [9]]}})
     assert measure_steps(planned(space=deep)).seconds_per_step[0] > 0
     nothing = replace(deep, dimensions={LAYERS: {"choices": [[8], [9]]}}, controls={})
-    with pytest.raises(UserError, match=r"space\.yaml: the network can be built with no control"):
+    with pytest.raises(UserError, match=r"space\.yaml: the network cannot be built with the controls"):
         measure_steps(planned(space=nothing))
 
 

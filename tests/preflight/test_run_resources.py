@@ -31,7 +31,7 @@ def test_workers_may_be_on_several_nodes_and_take_a_gpu_each_by_default() -> Non
         ({"workers_per_run": 5, "cpus_per_run": 2, "gpus_per_run": 0}, "given 5, each with 2 CPUs and 0 GPUs .* room for 4"),
         ({"workers_per_run": 2, "gpus_per_run": 0.5}, "retrain.gpus_per_run: given 0.5; of several workers .* a GPU of its own"),
         ({"gpus_per_run": 1.5}, "retrain.gpus_per_run: given 1.5; above 1 it must be a whole number"),
-        ({"gpus_per_run": 3}, "a retraining run takes 1 CPUs and 3 GPUs .* nothing has that"),
+        ({"gpus_per_run": 3}, "a retraining run takes 1 CPUs and 3 GPUs .* no machine has as many"),
     ],
 )  # fmt: skip
 def test_run_that_has_no_room_is_refused(settings: dict[str, Any], told: str) -> None:

@@ -116,14 +116,9 @@ def test_budget_that_does_not_hold_what_must_run_is_refused(
 @pytest.mark.parametrize(
     ("space", "changes", "least", "said"),
     [
-        (SPACE, {"train.epochs": 40}, 5, "above the regulariser's warm-up (4 of 40 epochs: before that its weight is"),
-        (
-            RECIPE,
-            {"train.epochs": 40, "train.warmup_epochs": 2},
-            3,
-            "above train.warmup_epochs (2 of 40 epochs: before",
-        ),
-        (SPACE, {"train.epochs": 40, "train.warmup_epochs": 9}, 10, "before that the learning rate is still rising"),
+        (SPACE, {"train.epochs": 40}, 5, "Up to epoch 4 (the regulariser's warm-up) its weight is still rising, and"),
+        (RECIPE, {"train.epochs": 40, "train.warmup_epochs": 2}, 3, "Up to epoch 2 (train.warmup_epochs) the learning"),
+        (SPACE, {"train.epochs": 40, "train.warmup_epochs": 9}, 10, "Up to epoch 9 (train.warmup_epochs) the learning"),
     ],
 )
 def test_grace_period_within_a_warmup_is_refused(
@@ -134,9 +129,9 @@ def test_grace_period_within_a_warmup_is_refused(
     for given in (least - 1, 41):
         with pytest.raises(UserError) as refused:
             check_grace_period(asked(**changes | {GRACE: given}), space)
-        assert f"grace_period: given {given}; allowed: above " in str(refused.value)
-        assert said in str(refused.value)
-        assert f"at most train.epochs (40); null, which is {least} here; or search.scheduler.name" in str(refused.value)
+        assert f"grace_period: given {given}; allowed: {least} to 40 (train.epochs), or null, " in str(refused.value)
+        assert (said in str(refused.value)) == (given < least)
+        assert f"null, which is {least} here, or search.scheduler.name: none." in str(refused.value)
         check_grace_period(asked(**changes | {GRACE: given, "search.scheduler.name": "none"}), space)
 
 

@@ -44,7 +44,9 @@ def test_limit_that_no_network_of_the_space_keeps_is_refused_with_the_smallest()
 
 def test_parameters_as_an_objective_are_refused_where_every_setting_has_as_many() -> None:
     asked = params(search__objectives=["val/accuracy", "parameters"])
-    with pytest.raises(UserError, match=r"plain\.yaml varies nothing of the model, so every configuration has as many"):
+    with pytest.raises(
+        UserError, match=r"plain\.yaml varies nothing of the model, so every network has the same number of"
+    ):
         check_sizes(asked, PLAIN, DIGITS)
     check_sizes(asked, SIZES, DIGITS)
     then = params(search__choose__then="parameters")

@@ -70,7 +70,7 @@ def test_a_good_challenger_passes_every_rule() -> None:
     [
         (0.90, 0.90, PASSED, "90.0 % on 360 test images; needed: at least 90.0 %"),
         (0.89, 0.90, FAILED, "89.0 %"),
-        (0.12, None, PASSED, "above 11.0 %, the most frequent class"),
+        (0.12, None, PASSED, "above 11.0 %, the share of the most frequent class"),
         (0.11, None, FAILED, "above 11.0 %"),
     ],
 )
@@ -266,7 +266,8 @@ def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
     assert [each.name for each in rules] == ["macro-F1", "champion", "control", "calibration", "latency"]
     assert {each.outcome for each in rules} == {PASSED}
     assert rules[0].detail == (
-        "91.0 % on 360 test images; needed: higher than 2.0 %, the value of the classes' shares as every answer"
+        "91.0 % on 360 test images; needed: higher than 2.0 %, the value if every image is answered with the classes' "
+        "shares"
     )
     assert rule("macro-F1", replace(BY_F1, value=0.02)).outcome == FAILED
     assert rule("macro-F1", BY_F1, min_metric=0.92).outcome == FAILED

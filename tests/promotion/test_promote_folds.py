@@ -84,7 +84,7 @@ def test_champion_without_honest_predictions_is_not_compared_with_a_procedure(pl
     folded(place)
     said = place.refused()
     assert "cannot be judged: not enough data; version 1 stays champion" in said
-    assert "champion undecided: version 2 is judged out of fold, and of these images version 1 has no predictions by networks that had not seen them" in said  # fmt: skip
+    assert "champion undecided: version 2 is judged by its predictions out of fold, and for these images version 1 has no predictions by networks that had not seen them" in said  # fmt: skip
     assert "enough to decide would be a champion whose procedure was tested in folds too, or evaluate.holdout" in said
     assert place.looks == []
 

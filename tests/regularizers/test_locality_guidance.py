@@ -181,7 +181,7 @@ def test_what_cannot_be_guided_is_refused_with_what_would_do() -> None:
     assert "layers names block 0, whose tokens are not the final 3 x 3 grid" in refused(swin, blocks=(0, 1, 2))
     assert "blocks: given [0, 2]; locality guidance needs 3, one for each" in refused(network(), blocks=(0, 2))
     tiny = network(image_size=(4, 4))
-    said = "on 4 x 4 pixels the last stage of the guide has 1 x 1 places, too few for local features; the images"
+    said = "with 4 x 4 pixels the last stage of the guide gives a map of 1 x 1 positions, too few for local features"
     assert said in refused(tiny)
     assert "needs a guide, and there is none" in refused(network(), guide=None)
 

@@ -62,7 +62,7 @@ def test_known_set_is_found_in_the_default_folder_and_what_is_odd_is_printed(
     ask(workspace, dataset="oxford_pets")
     main(workspace)
     said = capsys.readouterr().out
-    assert "labels: the set's own 0, 5 are 0 to 1 here" in said
+    assert "labels: the set's own labels 0, 5 are numbered 0 to 1 here" in said
     assert "a GIF named .jpg: 1 files (oxford-iiit-pet/images/Abyssinian_trainval0.jpg)" in said
     assert "a mask without object: 1 files (oxford-iiit-pet/annotations/trimaps/Abyssinian_trainval0.png)" in said
     assert "oxford_pets: 12 images, 2 classes -> data/prepared" in said
@@ -101,8 +101,11 @@ def test_large_set_is_kept_encoded(workspace: Workspace, monkeypatch: pytest.Mon
         ({"dataset": "cifar10", "download": True}, "cannot be fetched from www.cs.toronto.edu"),
         ({"dataset": "stanford_cars", "download": True}, "its own address is gone"),
         ({"dataset": "imagenet", "root": "nowhere"}, "nowhere: imagenet .* is not there"),
-        ({"dataset": "digits", "class_list": "x"}, r"prepare\.class_list: not for prepare\.dataset: digits"),
-        ({"dataset": "image_folder", "root": "x", "class_list": "x"}, r"prepare\.class_list: not for"),
+        (
+            {"dataset": "digits", "class_list": "x"},
+            r"prepare\.class_list: cannot be used with prepare\.dataset: digits",
+        ),
+        ({"dataset": "image_folder", "root": "x", "class_list": "x"}, r"prepare\.class_list: cannot be used with"),
         ({"dataset": "dtd", "root": "data/sets"}, "lies in data/, which the pipeline writes and cleans"),
     ],
 )

@@ -122,7 +122,7 @@ def test_second_run_takes_the_features_from_where_they_are_kept(case: Any, monke
     # Other weights, another network, other images: other features.
     fewer = TrainingData(data.prepared, replace(data.split, train=data.split.train[1:]), data.device)
     deeper = params.with_values({"model.drop_path": 0.1}, where="test")
-    with pytest.raises(UserError, match="has changed since it was resolved"):
+    with pytest.raises(UserError, match="has changed since its hash was recorded"):
         frozen_features(workspace, params, data, Weights(weights.spec, weights.path, "0" * 64))
     for other in ((deeper, data, weights), (params, fewer, weights)):
         passes.clear()

@@ -72,7 +72,7 @@ def test_other_kinds_of_stores_are_refused_with_what_to_give_instead(uri: str, h
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("sqlite:////~/x.db", "a folder '~' in the root; of a home folder, write sqlite:///~/x.db"),
+        ("sqlite:////~/x.db", "a folder '~' in the root folder; for a file in a home folder, write sqlite:///~/x.db"),
         ("sqlite:////~ann/x.db", "write sqlite:///~ann/x.db"),
         ("sqlite:///a b?mode=ro&x=%20", "takes no options"),
         ("sqlite:///docs", "docs is a folder; give a file in it, as sqlite:///"),

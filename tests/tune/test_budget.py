@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.tune.budget import HOUR, BestSoFar, Budget, BudgetState, EpochAllowance, exhausted_limit
+from pipeline.tune.budget import HOUR, TOO_LITTLE, BestSoFar, Budget, BudgetState, EpochAllowance, exhausted_limit
 
 FRESH = BudgetState(
     seconds=0.0,
@@ -43,7 +43,7 @@ def test_hours_stop_when_one_more_trial_would_not_end_within_them() -> None:
     budget = Budget(hours=1.0)
     assert exhausted_limit(budget, account(seconds=0.9 * HOUR)) is None
     said = exhausted_limit(budget, account(seconds=0.9 * HOUR + 1))
-    assert said == "search.budget.hours: 0.90 of 1 hours spent or promised"
+    assert said == f"search.budget.hours: 0.90 of 1 hours spent; {TOO_LITTLE}"
 
 
 def test_what_is_owed_counts_as_spent() -> None:
@@ -78,7 +78,7 @@ def test_gpu_hours_count_a_trials_share() -> None:
     # A trial of 0.1 hours on half a GPU: 0.05 GPU-hours.
     assert exhausted_limit(Budget(gpu_hours=1.0), account(gpu_seconds=0.95 * HOUR)) is None
     said = exhausted_limit(Budget(gpu_hours=1.0), account(gpu_seconds=0.96 * HOUR))
-    assert said == "search.budget.gpu_hours: 0.96 GPU-hours spent, the rest promised"
+    assert said == f"search.budget.gpu_hours: 0.96 GPU-hours spent; {TOO_LITTLE}"
 
 
 def test_cost_is_gpu_hours_at_a_price() -> None:
@@ -86,7 +86,7 @@ def test_cost_is_gpu_hours_at_a_price() -> None:
     assert budget.price(2 * HOUR) == 3.0
     assert exhausted_limit(budget, account(gpu_seconds=1.95 * HOUR)) is None
     said = exhausted_limit(budget, account(gpu_seconds=1.96 * HOUR))
-    assert said == "search.budget.cost: 1.96 GPU-hours spent, the rest promised"
+    assert said == f"search.budget.cost: 1.96 GPU-hours spent; {TOO_LITTLE}"
 
 
 def test_cost_without_a_price_is_no_limit() -> None:

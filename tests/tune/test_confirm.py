@@ -170,7 +170,9 @@ def test_setting_that_is_no_candidate_is_not_chosen_however_it_was_confirmed() -
 
 
 def test_no_allowed_setting_is_told_with_the_smallest_share() -> None:
-    with pytest.raises(UserError, match=r"at least 20% of its maps empty, more than search\.max_empty_share \(5%\)"):
+    with pytest.raises(
+        UserError, match=r"at least 20% of the maps were empty, more than search\.max_empty_share \(5%\)"
+    ):
         best(trial(0, empty=0.4), trial(1, empty=0.2), trial(None))
 
 
@@ -197,11 +199,11 @@ def test_budget_that_ended_before_any_trial_completed_is_named() -> None:
         choose_best(
             [trial(None)],
             ChoiceRule(top=2, seeds=2),
-            stopped="search.budget.hours: 0.50 of 0.5 hours spent or promised",
+            stopped="search.budget.hours: 0.50 of 0.5 hours spent; the rest is too little",
         )
     assert str(told.value).splitlines() == [
         "no trial of the search completed:",
         "  none was started",
-        "  ended early by search.budget.hours: 0.50 of 0.5 hours spent or promised",
+        "  ended early by search.budget.hours: 0.50 of 0.5 hours spent; the rest is too little",
         "Change params.yaml or the space and run again.",
     ]

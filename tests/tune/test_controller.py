@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Clock, Search, told
 
+from pipeline.tune.budget import TOO_LITTLE
 from pipeline.tune.controller import STOP_FILE, Wait
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.run_counts import control_seeds, max_confirmation_runs, max_runs
@@ -200,7 +201,7 @@ def test_hours_end_the_search_so_that_what_is_owed_fits(tmp_path: Path, monkeypa
     assert len([record for record in search.outcome if record.study]) == 21
     assert len(search.outcome) == 25
     assert course.journal.history.seconds == 3600.0
-    assert search.stopped == "search.budget.hours: 0.88 of 1 hours spent or promised"
+    assert search.stopped == f"search.budget.hours: 0.88 of 1 hours spent; {TOO_LITTLE}"
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 8])

@@ -203,7 +203,9 @@ def test_tie_of_confirmed_configurations_is_a_remark_and_of_all_trials_an_alarm(
     finding = found(all_of_them, "tie", then=AUROC)
     assert finding is not None
     assert finding.kind == ALARM
-    assert finding.seen.endswith(f"(F = 0.0), and neither do all trials (F = 0.6): {AUROC} chose.")
+    assert finding.seen.endswith(
+        f"(F = 0.0). The same holds for all trials (F = 0.6), so that {AUROC} chose among them."
+    )
     assert finding.advice == "To have accuracy choose, take more seeds (search.confirm.seeds)."
     finding = found(all_of_them, "tie")
     assert finding is not None
@@ -251,8 +253,8 @@ def test_rungs_that_do_not_predict_the_end_are_found_from_eight_trials_in_full_o
     finding = found(records, "rungs")
     assert finding == Finding(
         "rungs",
-        f"Rungs say little of the end: over 10 trials in full, the rank correlation of {VAL_ACCURACY} with that of the last "
-        "epoch is -0.40 at epoch 2.",
+        f"Values at rungs predict the last epoch poorly: over 10 trials in full, the rank correlation of {VAL_ACCURACY} "
+        "with its value at the last epoch is -0.40 at epoch 2.",
         "Make search.scheduler.grace_period longer than 2 epochs, or stop no trial early (search.scheduler.name: none).",
     )
     few = found(records[:7], "rungs")
@@ -289,10 +291,10 @@ def test_validation_set_that_is_too_small_for_the_differences_is_found() -> None
     assert finding is not None
     assert finding.kind == ALARM
     assert finding.seen.startswith(
-        "100 validation images are too few for these differences: they alone part two equal "
+        "100 validation images are too few for these differences: by the choice of images alone, two equal "
     )
     assert finding.seen.endswith(
-        " points (a standard error), and the 3 confirmed ones are 0.00 apart (a standard deviation)."
+        " points (a standard error), and the 3 confirmed ones differ by only 0.00 (a standard deviation)."
     )
     assert finding.advice == "Take more validation images (split.val_fraction)."
     # A margin that they can show, configurations that are further apart, or images that agree.

@@ -107,8 +107,8 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
     with pytest.raises(UserError) as said:
         choose_best(records, ChoiceRule(top=1, seeds=0, objectives=goals))
     assert str(said.value).splitlines() == [
-        "no configuration that the search tried keeps search.constraints: 1 were not trained since they break one, 1 ran in "
-        "full.",
+        "no configuration that the search tried meets search.constraints: 1 were not trained since they break a "
+        "constraint, 1 ran in full.",
         "  parameters: the lowest was 900 (t0000), allowed: at most 1,000",
         "  val/attention/jaccard: the highest was 0.2500 (t0000), allowed: at least 0.5000",
         "The trials are kept (`sar-search status`). Ease the constraint, or change the space. With search.warm_start "
@@ -128,7 +128,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
                 "search__scheduler__name": "none",
                 "search__budget__patience": 3,
             },
-            "search.budget.patience counts trials without a better one",
+            "search.budget.patience counts trials without an improvement",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_metrics_of_classes_are_objectives_after_accuracy_and_decide_among_equal
 
 def test_the_users_metric_is_searched_for_only_where_there_is_one() -> None:
     with pytest.raises(
-        UserError, match=r"val/metric is the user's function that evaluate\.metric names, which is macro_f1"
+        UserError, match=r"val/metric stands for a function of yours that .*, but evaluate\.metric is macro_f1"
     ):
         check_objectives(params(search__choose__then="val/metric", evaluate__metric="macro_f1"))
     check_objectives(params(search__choose__then="val/metric", evaluate__metric="mine:score"))

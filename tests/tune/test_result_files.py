@@ -205,7 +205,7 @@ def test_same_search_gives_the_same_tables_however_long_it_took(written: Any, tm
 def test_nothing_is_written_when_no_trial_is_fit_to_be_the_best(tmp_path: Path) -> None:
     task, outcome = searched()
     strict = replace(task, params=task.params.with_values({"search.max_empty_share": 0.0}, where=""))
-    with pytest.raises(UserError, match=r"at least 3% of its maps empty"):
+    with pytest.raises(UserError, match=r"at least 3% of the maps were empty"):
         write_results(strict, outcome, tmp_path / "search")
     assert not (tmp_path / "search").exists()
 

@@ -150,7 +150,11 @@ DROP = "model.drop_path"
         (WEIGHT, "{type: float, low: 0, high: 1, log: true}", f"{WEIGHT}: low 0 must be above 0 on a log scale; give"),
         (LR, "{type: float, low: 0.1, high: 1, log: 1}", "train.lr: log: given 1; allowed: true or false"),
         (LR, "{type: float, low: 0.1, high: 1, step: 0}", "train.lr: step: given 0; allowed: a number above 0"),
-        (LR, "{type: float, low: 0.1, high: 1, log: true, step: 0.1}", "train.lr: step: given 0.1; allowed: a number"),
+        (
+            LR,
+            "{type: float, low: 0.1, high: 1, log: true, step: 0.1}",
+            "train.lr: step: given 0.1, but a step cannot be combined",
+        ),
         (
             LR,
             "{type: float, low: 0.1, high: 0.8, step: 0.2}",
@@ -180,10 +184,10 @@ def test_dimension_that_cannot_be_searched_is_told_with_its_path(
     [
         ("{}", "`controls` must name at least one configuration"),
         ("[baseline]", "`controls` must name at least one configuration"),
-        ("{Best: {}}", "controls.Best: a control's name is lower-case letters, digits and _"),
-        ("{best: {}}", "controls.best: a control's name is lower-case letters, digits and _"),
-        ("{1: {}}", "controls.1: a control's name is lower-case letters, digits and _"),
-        ("{a/b: {}}", "controls.a/b: a control's name is lower-case letters, digits and _"),
+        ("{Best: {}}", "controls.Best: a control's name must consist of lower-case letters, digits and _"),
+        ("{best: {}}", "controls.best: a control's name must consist of lower-case letters, digits and _"),
+        ("{1: {}}", "controls.1: a control's name must consist of lower-case letters, digits and _"),
+        ("{a/b: {}}", "controls.a/b: a control's name must consist of lower-case letters, digits and _"),
         ("{off: 0}", "controls.off: given 0; needed: a mapping of parameters to values"),
         ("{off: {train.lrr: 1}}", "controls.off: unknown parameter train.lrr; did you mean train.lr?"),
         ("{off: {search.trials: 3}}", "controls.off: search.trials cannot be set by a control"),

@@ -143,7 +143,7 @@ def test_study_rebuilt_with_a_trial_still_running_proposes_the_same_next() -> No
 
 def test_restoring_out_of_order_is_told() -> None:
     records = play(proposer(), 2)
-    with pytest.raises(UserError, match="the journal has no trial 0"):
+    with pytest.raises(UserError, match="the journal of the search has no trial 0"):
         proposer().replay(records[1])
 
 

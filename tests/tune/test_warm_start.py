@@ -84,7 +84,10 @@ def test_search_of_another_space_is_refused_by_the_parameter(tmp_path: Path) -> 
 
 def test_search_of_other_epochs_or_outside_of_the_ranges_is_refused(tmp_path: Path) -> None:
     said = refusal(results_from_search, earlier(tmp_path), params(train__epochs=5), WIDE, where="here")
-    assert said == "here: its trials have 4 epochs, and train.epochs is 5."
+    assert said == (
+        "here: its trials have 4 epochs, but train.epochs is 5; leave search.warm_start at null, or name a search with as "
+        "many epochs."
+    )
     outside = earlier(tmp_path / "2", weight=2.0)
     said = refusal(results_from_search, outside, params(), WIDE, where="here")
     assert (

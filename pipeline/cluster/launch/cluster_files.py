@@ -78,10 +78,15 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
     known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
     file = known.get(name, Path(name).expanduser())
     if not file.is_file():
-        raise UserError(f"no cluster {quote_name(name)}: name a file, or one of {', '.join(known) or 'none'}")
+        raise UserError(
+            f"there is no cluster {quote_name(name)}; give the path of a cluster file, or one of these names: "
+            f"{', '.join(known) or 'none'}"
+        )
     content = read_yaml(file)
     if not isinstance(content, Mapping) or not isinstance(content.get("provider"), Mapping):
-        raise UserError(f"{file}: not a cluster's file: it has no provider")
+        raise UserError(
+            f"{file}: is not a cluster file, since it has no section `provider`; name another file (docs/cluster.md)"
+        )
     missing = list(dict.fromkeys(f"{file.name}: {path}: fill in {what}" for path, what in _unfilled(content, "")))
     if missing:
         raise UserError(join_lines(missing))

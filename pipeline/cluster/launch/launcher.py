@@ -120,7 +120,10 @@ def up(cluster: Cluster) -> Iterator[str]:
     if state == RUNS:
         raise UserError("a run is on this cluster, and starting Ray anew would end it: watch it by `cluster repro`.")
     if run_launcher([launcher(), "get-auth-token", "--generate"], cluster).returncode:
-        raise UserError("~/.ray/auth_token: cannot be made, and a cluster without a token is open to everyone.")
+        raise UserError(
+            "~/.ray/auth_token: cannot be made, and a cluster without a token is open to everyone. "
+            "`ray get-auth-token --generate` says why."
+        )
     yield f"starting {cluster.file.name}; the first time every machine makes its environment, which takes minutes"
     if subprocess.run([launcher(), "up", "-y", "--no-config-cache", str(cluster.file)], cwd=cluster.root).returncode:
         raise UserError(f"{cluster.file.name}: `ray up` failed; see its output above.")
@@ -159,8 +162,8 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     state = yield from _watch(cluster)
     if state in (KILLED, LOST):
         raise UserError(
-            "the run on the head was killed: the head was lost, or its memory full. `cluster up` starts Ray again; the "
-            "same command then resumes from the files on the head's disk."
+            "the run on the head was killed: the head was lost, or its memory was full. Start Ray again by "
+            "`cluster up`, and then repeat this command: it resumes from the files on the head's disk."
         )
     if state != SUCCEEDED:
         raise UserError(
@@ -269,8 +272,8 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
     for address, said in run_on_each(cluster, cluster.own_machines, others).items():
         if said:
             yield (
-                f"note: {address} is also {said.replace('; ', ', ')}, where Ray listens too (the token is asked for): "
-                "install nft, or see docs/cluster/security.md"
+                f"note: {address}: Ray also listens on {said.replace('; ', ', ')}, outside of the cluster's network "
+                "(it requires the token there too). To close these ports, install nft, or see docs/cluster/security.md"
             )
 
 

@@ -132,7 +132,7 @@ def _dark(bits: int, is_grey: bool, kind: str, entry: Mapping[str, Any]) -> str:
         if is_grey
         else "If their values are of fewer bits, save them with 8 bits a channel"
     )
-    own = f"set prepare.bit_depth in params.yaml to {bits}" if not is_grey else f"to {bits}"
+    own = f"set prepare.bit_depth in params.yaml to {bits}" if not is_grey else f"set it to {bits}"
     return (
         f"{entry['files']:,} {what.strip()} of {bits} bits ({', '.join(entry['first'])}): none has a value above "
         f"{entry['highest']:,} of {2**bits - 1:,}, so they would become dark or black. {fewer}; if they are "

@@ -16,7 +16,7 @@ Meaning = Literal["object", "trimap", "classes"]
 """How the values of a mask file are read; see `decode_mask`."""
 
 
-SMOOTH = "a mask with greys beside 255 (smoothed edges?): they are the object, and 255 is undecided"
+SMOOTH = "a mask with greys between 0 and 255 (smoothed edges?), which count as object, while 255 counts as undecided"
 """Remark about a mask that was most likely meant to have only the values 0 and 255."""
 
 
@@ -124,7 +124,7 @@ def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8]
 def _meant(values: NDArray[np.integer], meaning: Meaning) -> NDArray[np.uint8]:
     if meaning == "trimap":
         if not np.isin(values, (1, 2, 3)).all():
-            raise UndecodableImage("a trimap has the values 1, 2 and 3 alone")
+            raise UndecodableImage("has values other than 1, 2 and 3, the only ones of a trimap")
         return np.choose(values - 1, np.array([1, 0, 255], dtype=np.uint8))
     undecided = values == 255
     if meaning == "object" and not (values[~undecided] != 0).any():

@@ -260,7 +260,7 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
         if bit_depth is None:
             raise UndecodableImage(
                 "its pixels are fractions, whose range is unknown; save it with 8 or 16 bits, or set prepare.bit_depth "
-                "(fractions from 0 to 1: 1)"
+                "(to 1 if the fractions are from 0 to 1)"
             )
         return Depth(bit_depth, declared=True)
     if image.mode.startswith("I"):
@@ -302,8 +302,8 @@ def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
     bits = white.bit_length() if white & (white + 1) == 0 else 16
     if bit_depth not in (None, bits, 16):
         raise UndecodableImage(
-            f"its header says that {white:,} is white, and prepare.bit_depth is {bit_depth}, where "
-            f"{(1 << bit_depth) - 1:,} is; save it anew with that in its header"
+            f"its header says that {white:,} is white, but with prepare.bit_depth {bit_depth} white is "
+            f"{(1 << bit_depth) - 1:,}; save it anew with this value in its header"
         )
     return Depth(16, declared=True) if 16 in (bits, bit_depth) else Depth(bits, declared=True, scaled_from=white)
 
@@ -423,7 +423,7 @@ def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
     low, high = values.min(), values.max()
     if low < 0 or high > white:
         beyond = f"below 0, such as {low:,}" if low < 0 else f"above {white:,}, such as {high:,}"
-        raise UndecodableImage(f"has values {beyond}, and 0 to {white:,} are those of {depth.bits} bits")
+        raise UndecodableImage(f"has values {beyond}, but with {depth.bits} bits values are from 0 to {white:,}")
     if getattr(image, "tag_v2", {}).get(WHITE_OR_BLACK_FIRST) == 0:
         values = white - values
     if image.mode == "F":

@@ -136,6 +136,7 @@ def _describe_archives(config: SourceConfig, entry: DatasetInfo, error: Exceptio
             f"{', '.join(entry.archives)}. Nothing half-written was left."
         )
     return (
-        f"{where}: cannot be made of what was fetched or lies there ({type(error).__name__}: {said}). An archive is "
-        f"most likely cut short: remove it ({', '.join(entry.archives)}) and run the same command again."
+        f"{where}: cannot be made from the archives that were fetched or were already there ({type(error).__name__}: "
+        f"{said}). Most likely one of them is cut short: remove it ({', '.join(entry.archives)}) and run the same "
+        "command again."
     )

@@ -78,7 +78,8 @@ def arrange(listing: Listing, root: str) -> Layout:
     boxes = tables[0] if tables else ""
     if len(sayings := [*tables, f"{masks}/"] if has_masks else tables) > 1:
         raise UserError(
-            f"{root}: has {' and '.join(map(format_names, sayings))}: one of them must say where the objects are."
+            f"{root}: has {' and '.join(map(format_names, sayings))}, each of which says where the objects are. Keep "
+            "only one of them."
         )
     _check_loose(tree, base, root)
     if not tops:
@@ -180,8 +181,8 @@ def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> N
     if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
         raise UserError(
             f"{root}: {format_names(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
-            f"({_some(same, 3)}). If they are masks, put each into a folder as its picture's, "
-            "masks/<class>/<name>.png; if it is a class, give the folder another name."
+            f"({_some(same, 3)}). If they are masks, put each into a folder named after its picture's class "
+            "(masks/<class>/<name>.png). If the folder is a class, give it another name."
         )
 
 

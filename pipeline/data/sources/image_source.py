@@ -219,12 +219,14 @@ def preview_dataset(config: SourceConfig) -> Preview:
         UserError: If the root is not given, missing, or not laid out as required.
     """
     if config.class_list is not None and config.dataset not in DATASETS:
-        raise UserError(f"params.yaml: prepare.class_list: not for prepare.dataset: {config.dataset}; set it to null.")
+        raise UserError(
+            f"params.yaml: prepare.class_list: cannot be used with prepare.dataset: {config.dataset}; set it to null."
+        )
     if config.dataset in SOURCES:
         if config.root is not None:
             raise UserError(
-                f"params.yaml: prepare.root: not for prepare.dataset: {config.dataset}, which comes with a library; "
-                "set it to null."
+                f"params.yaml: prepare.root: cannot be used with prepare.dataset: {config.dataset}, which comes with a "
+                "library; set it to null."
             )
         return Preview(
             images=sum(DIGITS),

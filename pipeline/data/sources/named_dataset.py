@@ -173,9 +173,17 @@ def _chosen(parts: list[SplitListing], config: SourceConfig) -> list[SplitListin
     by_name = {name: label for part in parts for label, name in part.classes.items()}
     there = Names(by_name | {str(label): label for part in parts for label in part.classes})
     if lacking := [name for name in wanted if there.find(name) is None]:
+        some = ", ".join(map(format_names, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+        if config.class_list is None:
+            raise UserError(
+                f"{format_names(config.root_shown or str(config.root))}: {len(lacking):,} of the {len(wanted):,} "
+                f"classes of {config.dataset} are not there: {some}. Complete the set, or list other classes in a file "
+                "and name it in prepare.class_list."
+            )
         raise UserError(
-            f"prepare.class_list: {len(lacking):,} of {len(wanted):,} classes are not in {config.dataset}: "
-            f"{', '.join(format_names(name) for name in lacking[:5])}"
+            f"params.yaml: prepare.class_list: {format_names(str(config.class_list))}: {len(lacking):,} of "
+            f"{len(wanted):,} listed classes are not in the set ({config.dataset}): {some}. Correct their names, or "
+            "leave them out."
         )
     labels = {there[name] for name in wanted}
     return [_rows_of(part, [row for row, label in enumerate(part.labels) if label in labels]) for part in parts]

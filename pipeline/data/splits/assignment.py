@@ -98,9 +98,9 @@ def draw_groups(
     roles[free] = assignment.assign(
         used,
         lambda label, role: (
-            f"{WHERE}: class {find_class(label, classes)} cannot be in {ROLES[role]} without being missed in another "
-            f"role: its {assignment.sizes[label]} groups have images of other classes too, and those need them "
-            "elsewhere. Make groups smaller, or give that class more of them."
+            f"{WHERE}: class {find_class(label, classes)} has no group left for {ROLES[role]}: its "
+            f"{assignment.sizes[label]} groups are all in other roles, where other classes need some of them. Make "
+            "groups smaller, or give that class more groups."
         ),
     )
     return roles

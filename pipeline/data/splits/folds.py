@@ -150,9 +150,9 @@ def _deal_groups(
     folds = assignment.assign(
         range(count),
         lambda label, _: (
-            f"{WHERE}: {count}: class {find_class(label, classes)} cannot be in every fold: its "
-            f"{assignment.sizes[label]} groups have images of other classes too, and those need them elsewhere. Lower "
-            "it, or make groups smaller."
+            f"{WHERE}: {count}: class {find_class(label, classes)} cannot be in every fold: for one fold no group is "
+            f"left, since its {assignment.sizes[label]} groups are all in other folds, where other classes need some "
+            "of them. Lower the number of folds, or make groups smaller."
         ),
     )
     return folds.astype(np.int64)

@@ -90,7 +90,9 @@ def groups_by_pattern(pattern: str, files: Sequence[str]) -> Groups:
     missing = [name for name, match in zip(files, found, strict=True) if match is None]
     if missing:
         every = len(missing) == len(files)
-        how = "Names are those in data/prepared/files.json" if every else "To leave such images on their own, append |$"
+        how = "Names are those in data/prepared/files.json"
+        if not every:
+            how = "To leave such images on their own, append |$ to the expression"
         raise UserError(
             f"{WHERE}: {quote_name(pattern)}: is not found in the names of {_count(missing, files)} images "
             f"({_some(missing)}). {how}."
@@ -168,7 +170,7 @@ def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
     # Read as pairs, because a dict would silently store only the last of a path's groups.
     content = json.loads(decode_text(read_user_file(path)), object_pairs_hook=lambda pairs: pairs)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
-        raise ValueError("it must hold one object, of groups by path")
+        raise ValueError("it must contain one JSON object that gives each path its group")
     for name, group in content:
         if group is not None and (isinstance(group, bool) or not isinstance(group, str | int)):
             raise ValueError(f"the group of {quote_name(name)} is neither text nor a whole number")

@@ -134,7 +134,10 @@ def make_split(
 def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | None) -> None:
     if len(unseen):
         named = ", ".join(find_class(int(label), classes) for label in unseen[:5]) + (" ..." if len(unseen) > 5 else "")
-        raise UserError(f"the test set has classes that train does not have: {named}.")
+        raise UserError(
+            f"the test set has classes that the training images do not have: {named}. Add training images of these "
+            "classes, or remove them from the test set."
+        )
 
 
 def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] | None) -> None:

@@ -161,7 +161,7 @@ class MlflowCallback(ClosedByStatus):
         for name, trial in trials.items():
             try:
                 if trial.checkpoint is None or not exists(trial.checkpoint):
-                    raise StorageError("none is left")
+                    raise StorageError("none is stored")
                 with local_copy(trial.checkpoint) as folder:
                     model, _ = load_trained(folder, self._data.device)
             except StorageError as error:

@@ -308,14 +308,15 @@ def check_objectives(params: Params) -> None:
         raise UserError(f"{said}: names an objective twice.")
     if objectives.first not in MAY_BE_FIRST:
         raise UserError(
-            f"{said}: must begin with one of {', '.join(MAY_BE_FIRST)}, which every epoch has: by it trials go on at "
-            "rungs, and the configuration to retrain is chosen. To ask for a least value of another metric, see "
-            "search.constraints."
+            f"{said}: must begin with one of {', '.join(MAY_BE_FIRST)}, which every epoch has, since the first "
+            "objective decides which trials go on at rungs and which configuration is retrained. To ask for a least "
+            "value of another metric, see search.constraints."
         )
     if USER_METRIC in objectives.metrics and not USER_FUNCTION.fullmatch(params.evaluate.metric):
         raise UserError(
-            f"params.yaml: search: {USER_METRIC} is the user's function that evaluate.metric names, which is "
-            f"{params.evaluate.metric}. Name your function there, or search for {objective_of(params.evaluate.metric)}."
+            f"params.yaml: search: {USER_METRIC} stands for a function of yours that evaluate.metric names, but "
+            f"evaluate.metric is {params.evaluate.metric}. Name your function there, or search for "
+            f"{objective_of(params.evaluate.metric)}."
         )
     if objectives.then == objectives.first:
         raise UserError(
@@ -341,8 +342,9 @@ def check_objectives(params: Params) -> None:
         )
     if search.budget.patience is not None:
         raise UserError(
-            f"{said}: search.budget.patience counts trials without a better one, which several objectives do not have. "
-            "Set it to null; search.trials, hours, gpu_hours, cost and target (of the first) bound such a search."
+            f"{said}: search.budget.patience counts trials without an improvement, which is not defined for several "
+            "objectives. Set it to null; search.trials, hours, gpu_hours, cost and target (of the first) bound such a "
+            "search."
         )
 
 

@@ -205,16 +205,17 @@ def _nothing_found(trials: Sequence[TrialRecord], rule: ChoiceRule, stopped: str
     if (completed or untrained) and not any(objectives.is_feasible(trial) for trial in completed):
         learn = " With search.warm_start the new search learns from what ran in full." if completed else ""
         return UserError(
-            f"no configuration that {label} tried keeps search.constraints: {len(untrained)} were not trained since "
-            f"they break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
+            f"no configuration that {label} tried meets search.constraints: {len(untrained)} were not trained since "
+            f"they break a constraint, {len(completed)} ran in full.\n"
+            f"{violated([*completed, *untrained], objectives)}\n"
             f"The trials are kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
         )
     if completed:
         least = min(empty_share(trial) for trial in completed)
         return UserError(
-            f"every completed trial left at least {least:.0%} of its maps empty, more than search.max_empty_share "
-            f"({rule.max_empty_share:.0%}): its regulariser acts on few images. Lower the thresholds in the space, or "
-            "raise the parameter."
+            f"in every completed trial at least {least:.0%} of the maps were empty, more than search.max_empty_share "
+            f"({rule.max_empty_share:.0%}), so the regulariser acted on few images. Lower the thresholds in the space, "
+            "or raise search.max_empty_share."
         )
     reasons = {trial.reason for trial in trials if trial.number is not None and trial.state == FAILED and trial.reason}
     pruned = any(trial.number is not None and trial.state == PRUNED for trial in trials)

@@ -254,7 +254,8 @@ def _tie(search: _Search) -> Finding | None:
         advice = f"Choose among equals by search.choose.then, or take {more}."
     else:
         advice = f"To have {search.words.label} choose, take {more}."
-    return Finding("tie", f"{seen}, and neither do all trials (F = {of_trials:.1f}): {chose} chose.", advice)
+    seen = f"{seen}. The same holds for all trials (F = {of_trials:.1f}), so that {chose} chose among them."
+    return Finding("tie", seen, advice)
 
 
 def _ratio(variance: float, of_equals: float) -> float:
@@ -331,8 +332,8 @@ def _rungs(search: _Search) -> Finding | None:
         return None
     said = ", ".join(f"{correlation:.2f} at epoch {rung}" for rung, correlation, _ in weak)
     seen = (
-        f"Rungs say little of the end: over {weak[0][2]} trials in full, the rank correlation of {search.first} with "
-        f"that of the last epoch is {said}."
+        f"Values at rungs predict the last epoch poorly: over {weak[0][2]} trials in full, the rank correlation of "
+        f"{search.first} with its value at the last epoch is {said}."
     )
     advice = (
         f"Make search.scheduler.grace_period longer than {weak[-1][0]} epochs, or stop no trial early "
@@ -386,9 +387,10 @@ def _validation_images(search: _Search) -> Finding | None:
     if error <= spread or 2 * error <= search.words.margin:
         return None
     seen = (
-        f"{table.scores.shape[2]} validation images are too few for these differences: they alone part two equal "
-        f"configurations by {search.words.format_size(error, 2)} (a standard error), and the {len(rows)} confirmed "
-        f"ones are {search.words.format_size(spread, 2, unit=False)} apart (a standard deviation)."
+        f"{table.scores.shape[2]} validation images are too few for these differences: by the choice of images alone, "
+        f"two equal configurations differ by {search.words.format_size(error, 2)} (a standard error), and the "
+        f"{len(rows)} confirmed ones differ by only {search.words.format_size(spread, 2, unit=False)} (a standard "
+        "deviation)."
     )
     advice = "Take more validation images (split.val_fraction)"
     return Finding("validation_images", seen, f"{advice}{'' if search.then else ', or choose by search.choose.then'}.")

@@ -238,7 +238,10 @@ class StudyAdapter:
         """
         number = self._add(self._space.encode(record.values), {})
         if number != record.number:
-            raise UserError(f"the journal has no trial {number}; move its folder away to search anew.")
+            raise UserError(
+                f"the journal of the search has no trial {number}; to search anew, move the search's folder away "
+                "(`sar-search status ID` names it)."
+            )
 
     def report(self, number: int, epoch: int, value: float, others: Mapping[str, float] = MappingProxyType({})) -> None:
         """Records the value of an epoch; an epoch that was reported already is ignored.

@@ -50,7 +50,10 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
     _check_names(content.get("space", {}).get("parameters", {}), space, where)
     epochs = content.get("train", {}).get("epochs")
     if epochs != params.train.epochs:
-        raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
+        raise UserError(
+            f"{where}: its trials have {epochs} epochs, but train.epochs is {params.train.epochs}; leave "
+            "search.warm_start at null, or name a search with as many epochs."
+        )
     objectives = objectives_from_params(params)
     theirs = content.get("metric")
     if USER_METRIC in objectives.metrics and theirs != params.evaluate.metric:
