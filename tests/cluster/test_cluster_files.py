@@ -52,7 +52,8 @@ def test_file_with_its_section_of_containers_is_valid_and_complete(path: Path, t
     taken = [line.removeprefix("# ").removeprefix("#") for line in lines[first:end]]
     (tmp_path / "ray.yaml").write_text("\n".join([*lines[:first], *taken, *lines[end:]]))
     content = read_yaml(tmp_path / "ray.yaml")
-    assert set(content["docker"]) == {"image", "container_name", "pull_before_run", "use_podman", "run_options"}
+    keys = {"image", "container_name", "pull_before_run", "use_podman", "run_options"}
+    assert set(content["docker"]) == keys | {"disable_automatic_runtime_detection"}
     validate_config(prepare_config(_filled(content)))
     # What the image has no right to, or has no need of, is done on the machine, before.
     assert not any("sudo" in command for command in content["setup_commands"])
@@ -96,7 +97,7 @@ def test_what_is_not_filled_in_is_told(path: Path) -> None:
 
 
 def test_cluster_that_there_is_none_of_is_told() -> None:
-    with pytest.raises(UserError, match="one of aws, gcp, onprem"):
+    with pytest.raises(UserError, match="one of these names: aws, gcp, onprem"):
         open_cluster(Workspace(ROOT, ROOT), "azure")
 
 

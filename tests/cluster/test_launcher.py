@@ -23,6 +23,7 @@ from pipeline.cluster.launch.launcher import (
     _needs_command,
     _stop_command,
     _submit_command,
+    check_reachable,
     state_of,
 )
 from pipeline.errors import UserError
@@ -155,27 +156,46 @@ CONTAINERS = {"provider": {"type": "local", "head_ip": "10.0.0.1"}, "docker": {"
 
 
 @pytest.mark.parametrize(
-    ("engine", "said"),
+    ("engine", "rc", "user", "said"),
     [
-        (None, "it has no podman"),
-        ("exit 1", "its podman does not answer, or not to this user"),
-        ("exit 0", ""),
+        (None, "", 0, ["it has no podman"]),
+        ("exit 1", "", 0, ["its podman does not answer, or not to this user"]),
+        ("exit 0", "", 0, []),
+        ("exit 0", "", 1000, []),
+        ("exit 0", None, 0, ["it has no ~/.bashrc, which Ray reads"]),
+        ("exit 0", "echo welcome", 0, ["its ~/.bashrc or profile prints text"]),
+        ("exit 0", "", 1001, ["its user has the number 1001"]),
     ],
 )
-def test_machine_that_is_to_run_containers_is_asked_for_an_engine(
-    tmp_path: Path, engine: str | None, said: str
+def test_machine_that_is_to_run_containers_is_asked_for_what_rays_launcher_needs(
+    tmp_path: Path, engine: str | None, rc: str | None, user: int, said: list[str]
 ) -> None:
     content = CONTAINERS | {"docker": CONTAINERS["docker"] | {"use_podman": True}}
     cluster = Cluster(tmp_path / "ray.yaml", content, tmp_path)
     assert cluster.engine == "podman"
-    for name, does in {"rsync": "exit 0", "podman": engine}.items():
+    (tmp_path / "bash").symlink_to("/bin/bash")
+    for name, does in {"rsync": "exit 0", "podman": engine, "id": f"echo {user}"}.items():
         if does is not None:
             (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
             (tmp_path / name).chmod(0o755)
+    if rc is not None:
+        (tmp_path / ".bashrc").write_text(f"{rc}\n")
     done = subprocess.run(
-        ["/bin/bash", "-c", _needs_command(cluster)], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+        ["/bin/sh", "-c", _needs_command(cluster)],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
-    assert (done.stdout.strip(), done.stderr) == (said, "")
+    assert done.stderr == ""
+    assert [line.startswith(start) for line, start in zip(done.stdout.splitlines(), said, strict=True)] == [True] * len(
+        said
+    )
+
+
+def test_podman_without_what_ray_needs_for_it_is_refused_before_any_machine_is_asked(tmp_path: Path) -> None:
+    content = CONTAINERS | {"docker": CONTAINERS["docker"] | {"use_podman": True}}
+    with pytest.raises(UserError, match=r"disable_automatic_runtime_detection: set it to true"):
+        check_reachable(Cluster(tmp_path / "ray.yaml", content, tmp_path))
 
 
 def test_container_that_stays_is_told_and_no_process_of_the_machine_is_ended(tmp_path: Path) -> None:

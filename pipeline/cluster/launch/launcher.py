@@ -236,8 +236,14 @@ def check_reachable(cluster: Cluster) -> None:
     """Checks whether every one of the user's own machines answers by ssh and has the tools that it needs.
 
     Raises:
-        UserError: some do not; a line each.
+        UserError: some do not; a line each. Or podman is to be used, and the file lacks what Ray then needs.
     """
+    docker = cluster.content.get("docker") or {}
+    if cluster.engine == "podman" and not docker.get("disable_automatic_runtime_detection"):
+        raise UserError(
+            f"{cluster.file.name}: docker.disable_automatic_runtime_detection: set it to true, since use_podman is "
+            "true. Ray's launcher would ask for NVIDIA's runtime, in a form that podman does not know, and fail."
+        )
     asked = run_on_each(cluster, cluster.own_machines, _needs_command(cluster))
     if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
         raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + join_lines(wrong, most=40))
@@ -249,7 +255,13 @@ def _needs_command(cluster: Cluster) -> str:
         return (
             f"command -v rsync >/dev/null || echo it has no rsync; if ! command -v {cluster.engine} >/dev/null; "
             f"then echo it has no {cluster.engine}; elif ! {cluster.engine} info >/dev/null 2>&1; "
-            f"then echo its {cluster.engine} does not answer, or not to this user; fi"
+            f"then echo its {cluster.engine} does not answer, or not to this user; fi; "
+            # Ray's launcher runs `source ~/.bashrc` before each command, and parses all that is printed.
+            "test -e ~/.bashrc || echo 'it has no ~/.bashrc, which Ray reads: run touch ~/.bashrc there'; "
+            'test -z "$(bash --login -i -c "source ~/.bashrc" 2>/dev/null </dev/null)" || '
+            "echo 'its ~/.bashrc or profile prints text, which Ray takes for answers of the engine: let it print "
+            "nothing'; case $(id -u) in 0|1000) ;; *) echo its user has the number $(id -u). In the image ssh works for "
+            "0 and 1000 alone, and the head needs it to start the workers: log in as such a user;; esac"
         )
     return (
         "for tool in rsync make git pgrep; do command -v $tool >/dev/null || echo it has no $tool; done; "
