@@ -259,9 +259,9 @@ def _needs_command(cluster: Cluster) -> str:
             # Ray's launcher runs `source ~/.bashrc` before each command, and parses all that is printed.
             "test -e ~/.bashrc || echo 'it has no ~/.bashrc, which Ray reads: run touch ~/.bashrc there'; "
             'test -z "$(bash --login -i -c "source ~/.bashrc" 2>/dev/null </dev/null)" || '
-            "echo 'its ~/.bashrc or profile prints text, which Ray takes for answers of the engine: let it print "
-            "nothing'; case $(id -u) in 0|1000) ;; *) echo its user has the number $(id -u). In the image ssh works for "
-            "0 and 1000 alone, and the head needs it to start the workers: log in as such a user;; esac"
+            "echo 'its ~/.bashrc or profile prints text, which Ray takes for answers of the engine: let it "
+            "print nothing'; case $(id -u) in 0|1000) ;; *) echo its user has the number $(id -u). In the image ssh "
+            "works for 0 and 1000 alone, and the head needs it to start the workers: log in as such a user;; esac"
         )
     return (
         "for tool in rsync make git pgrep; do command -v $tool >/dev/null || echo it has no $tool; done; "
