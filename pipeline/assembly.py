@@ -3,7 +3,7 @@
 Trials, retraining runs, evaluations and `sar-search train` all use these functions, so that they cannot differ.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,9 +31,10 @@ from pipeline.regularizers.guide_network import GuideConfig, GuideNetwork
 from pipeline.regularizers.registry import build_regularizers
 from pipeline.train.checkpoint import load_state, load_weights
 from pipeline.train.checkpoint_writer import CheckpointWriter
-from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
+from pipeline.train.loop import Diverged, Epoch, choose_device, fit, seed_everything
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
+from pipeline.train.stacked.stacked_loop import fit_stacked
 from pipeline.train.usage import UsageMeter
 
 WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
@@ -277,6 +278,44 @@ def train_run(
         seed=seed,
         resume=resume,
         world=world,
+        meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
+    )
+
+
+def train_stacked(
+    runs: Sequence[TrainingRun],
+    params: Params,
+    data: TrainingData,
+    *,
+    seeds: Sequence[int],
+    resume: Sequence[TrainState] | None = None,
+    role: str = "train",
+) -> Iterator[dict[int, Epoch | Diverged]]:
+    """Trains runs of one configuration together (`pipeline.train.stacked.stacked_loop.fit_stacked`), as `train_run`
+    trains each alone.
+
+    Args:
+        runs: The runs.
+        params: Their configuration.
+        data: The data.
+        seeds: Each run's seed of batches and augmentation.
+        resume: Each run's training state to resume from, all after the same epoch; None to begin.
+        role: As for `train_run`.
+
+    Yields:
+        After each epoch, by the index of the run, its epoch or that it diverged.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+    """
+    return fit_stacked(
+        [run.model for run in runs],
+        data.batches(role, scaled_by=role),
+        params.train.config(),
+        seeds=seeds,
+        val=data.batches("val") if role == "train" else None,
+        regularizers=[run.regularizers for run in runs],
+        resume=resume,
         meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
     )
 
