@@ -130,7 +130,11 @@ def release_parameters(members: Sequence[nn.Module]) -> None:
 
 
 def streams_of_stack(stack: nn.Module) -> MemberStreams:
-    """Returns the random streams of a stack's members."""
+    """Returns the random streams of a stack's members.
+
+    Args:
+        stack: a stack.
+    """
     streams: MemberStreams = stack.streams  # type: ignore[assignment]
     return streams
 
@@ -203,7 +207,13 @@ class StackedLinear(_Member, nn.Linear):
         return self.products(rows, self.weight, self.bias).view(*inputs.shape[:-1], -1)
 
     def products(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns the layers' outputs (M, N, O) for rows (M, N, I), as `linear_maps` does."""
+        """Returns the layers' outputs (M, N, O), as `linear_maps` does.
+
+        Args:
+            rows: (M, N, I).
+            weight: (M, O, I).
+            bias: (M, O); None: none.
+        """
         return linear_maps(rows, weight, bias)
 
 

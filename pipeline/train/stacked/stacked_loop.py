@@ -26,6 +26,7 @@ from pipeline.models.stacked_network import (
     streams_of_stack,
 )
 from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.registry import METHODS
 from pipeline.train.checkpoint import copy_tensors
 from pipeline.train.class_weights import weights_by_label
 from pipeline.train.cpu.onednn_linear import use_onednn_linear
@@ -37,7 +38,7 @@ from pipeline.train.objective import Objective
 from pipeline.train.optim import learning_rate, make_schedule
 from pipeline.train.sidecar import TrainState
 from pipeline.train.stacked.stacked_objective import StackedObjective
-from pipeline.train.stacked.stacked_optimizer import StackedOptimizer
+from pipeline.train.stacked.stacked_optimizer import ELEMENTWISE, StackedOptimizer
 from pipeline.train.step import take_step
 from pipeline.train.train_config import TrainConfig
 from pipeline.train.usage import UsageMeter
@@ -83,7 +84,7 @@ def fit_stacked(
         ValueError: the network or the data lack something that a regulariser or the recipe needs.
     """
     methods = [{} for _ in models] if regularizers is None else [dict(each) for each in regularizers]
-    check_stacking(models, config)
+    check_stacking(models, config, methods)
     going, states = list(range(len(models))), resume
     while going:
         lost = False
@@ -112,12 +113,15 @@ def fit_stacked(
             return
 
 
-def check_stacking(models: Sequence[nn.Module], config: TrainConfig) -> None:
+def check_stacking(
+    models: Sequence[nn.Module], config: TrainConfig, methods: Sequence[Mapping[str, Regularizer]]
+) -> None:
     """Checks that networks can be trained together by a recipe.
 
     Args:
         models: the networks.
         config: the recipe.
+        methods: each network's methods by name.
 
     Raises:
         CannotStack: they cannot.
@@ -126,6 +130,11 @@ def check_stacking(models: Sequence[nn.Module], config: TrainConfig) -> None:
         raise CannotStack("train.grad_checkpointing runs blocks again, which would draw other random numbers")
     if config.compile == "always":
         raise CannotStack("train.compile is always, and a stack is not compiled")
+    if config.optimizer not in ELEMENTWISE:
+        raise CannotStack(f"a step of {config.optimizer} depends on the norms of whole tensors")
+    for name, method in (pair for each in methods for pair in each.items()):
+        if type(method) not in METHODS.values():  # a user's own may look at the network as a whole
+            raise CannotStack(f"regularizer.{name} is a {type(method).__name__}, which is not one of this package")
     for model in models:
         check_stackable(model)
         if _described(model) != _described(models[0]):

@@ -5,16 +5,16 @@ Shapes: M members, B images of each, C channels, K classes.
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.precision import without_autocast
-from pipeline.models.stacked_network import CannotStack, streams_of_stack
-from pipeline.regularizers.base import Features, at_least_float32
+from pipeline.models.stacked_network import streams_of_stack
+from pipeline.regularizers.base import Features, RegularizerOutput, at_least_float32
 from pipeline.regularizers.features import Collector
-from pipeline.regularizers.registry import METHODS
 from pipeline.train.objective import Objective, StepLoss
 
 
@@ -24,9 +24,6 @@ class StackedObjective:
     Args:
         stack: the stack.
         members: the members' objectives, in order; they have the same methods.
-
-    Raises:
-        CannotStack: a method that is not one of this package, since it may look at a network as a whole.
     """
 
     def __init__(self, stack: nn.Module, members: Sequence[Objective]) -> None:
@@ -36,8 +33,6 @@ class StackedObjective:
         self.trainable = nn.ModuleList(member.trainable for member in members)
         try:
             for name, method in members[0].methods.items():
-                if type(method) not in METHODS.values():
-                    raise CannotStack(f"the method {name} is a {type(method).__name__}, which may not work on a stack")
                 self._collectors[name] = Collector(stack, method.needs)
         except ValueError:
             self.close()
@@ -69,17 +64,29 @@ class StackedObjective:
                 continue
             with without_autocast(images.device):
                 features = self._collectors[name].features(images, None if masks is None else masks.flatten(0, 1))
-            outputs = []
-            for index, (member, own) in enumerate(zip(members, split_features(features, count), strict=True)):
-                with self._streams.of_member(index):  # some methods draw
-                    outputs.append(member.evaluate(name, lambda own=own: own))  # type: ignore[misc]
-            total = torch.add(total, torch.stack([output.loss for output in outputs]), alpha=weight)
-            for key in outputs[0].monitors:
-                monitors[f"{name}/{key}"] = torch.stack([output.monitors[key] for output in outputs])
+                output = members[0].methods[name].of_members(features, count)
+            if output is None:
+                output = self._one_by_one(name, features)
+            total = torch.add(total, output.loss, alpha=weight)
+            monitors |= {f"{name}/{key}": value for key, value in output.monitors.items()}
         for collector in self._collectors.values():
             collector.clear()
         monitors["loss"] = total.detach()
         return StepLoss(total.sum(), logits.detach().unflatten(0, (count, -1)), monitors)
+
+    def _one_by_one(self, name: str, features: Features) -> RegularizerOutput:
+        """Returns what each member's own method computes of its part of the features: losses and monitors, (M,).
+
+        Args:
+            name: the method's name.
+            features: features of the batches of all members.
+        """
+        outputs = []
+        for index, own in enumerate(split_features(features, len(self._members))):
+            with self._streams.of_member(index):  # some methods draw
+                outputs.append(self._members[index].evaluate(name, partial(_given, own)))
+        monitors = {key: torch.stack([each.monitors[key] for each in outputs]) for key in outputs[0].monitors}
+        return RegularizerOutput(torch.stack([each.loss for each in outputs]), monitors)
 
     def close(self) -> None:
         """Removes the taps from the stack."""
@@ -92,6 +99,10 @@ class StackedObjective:
     def __exit__(self, *_: object) -> None:
         """Removes the taps from the stack."""
         self.close()
+
+
+def _given(features: Features) -> Features:
+    return features
 
 
 def split_features(features: Features, members: int) -> list[Features]:

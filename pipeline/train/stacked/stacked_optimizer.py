@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.models.stacked_network import CannotStack
 from pipeline.train.optim import make_optimizer
 from pipeline.train.train_config import TrainConfig
 
@@ -28,16 +27,11 @@ class StackedOptimizer:
 
     Attributes:
         optimizer: the optimizer.
-
-    Raises:
-        CannotStack: the step of the recipe's optimizer depends on whole tensors.
     """
 
     def __init__(
         self, stack: nn.Module, members: Sequence[nn.Module], beside: Sequence[nn.Module], config: TrainConfig
     ) -> None:
-        if config.optimizer not in ELEMENTWISE:
-            raise CannotStack(f"a step of {config.optimizer} depends on the norms of whole tensors")
         self.optimizer: Optimizer = make_optimizer(members[0], config, beside=beside[0])
         own = {id(weight): name for name, weight in members[0].named_parameters()}
         others = {id(weight): name for name, weight in beside[0].named_parameters()}
