@@ -67,7 +67,7 @@ class HeadDisagreement(Regularizer):
         """Computes the losses of a stack at once."""
         if features.heads is None:
             return None
-        return _means(head_agreement(features.heads).unflatten(0, (members, -1)))
+        return _means(head_agreement(features.heads).unflatten(0, (members, -1)))  # type: ignore[no-untyped-call]
 
 
 def _means(alike: Tensor) -> RegularizerOutput:

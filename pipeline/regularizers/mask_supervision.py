@@ -71,7 +71,7 @@ class MaskSupervision(Regularizer):
         if features.similarity is None or features.masks is None:
             return None
         found = mask_divergence(features.similarity, features.masks, heads=self.heads)
-        return _means(*(each.unflatten(0, (members, -1)) for each in found))
+        return _means(*(each.unflatten(0, (members, -1)) for each in found))  # type: ignore[no-untyped-call]
 
 
 def _means(divergence: Tensor, usable: Tensor) -> RegularizerOutput:

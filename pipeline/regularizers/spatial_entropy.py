@@ -89,7 +89,7 @@ class SpatialEntropy(Regularizer):
         if features.similarity is None:
             return None
         found = entropy_and_empty(features.similarity, threshold=self.threshold, connectivity=self.connectivity)
-        return self._means(*(each.unflatten(0, (members, -1)) for each in found))
+        return self._means(*(each.unflatten(0, (members, -1)) for each in found))  # type: ignore[no-untyped-call]
 
     def _means(self, entropy: Tensor, empty: Tensor) -> RegularizerOutput:
         """Returns the loss and the monitors.

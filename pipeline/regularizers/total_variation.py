@@ -50,7 +50,7 @@ class TotalVariation(Regularizer):
         """Computes the losses of a stack at once."""
         if features.similarity is None:
             return None
-        return _means(total_variation(features.similarity).unflatten(0, (members, -1)))
+        return _means(total_variation(features.similarity).unflatten(0, (members, -1)))  # type: ignore[no-untyped-call]
 
 
 def _means(variation: Tensor) -> RegularizerOutput:
