@@ -3,7 +3,8 @@
 Trials, retraining runs, evaluations and `sar-search train` all use these functions, so that they cannot differ.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,9 +32,10 @@ from pipeline.regularizers.guide_network import GuideConfig, GuideNetwork
 from pipeline.regularizers.registry import build_regularizers
 from pipeline.train.checkpoint import load_state, load_weights
 from pipeline.train.checkpoint_writer import CheckpointWriter
-from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
+from pipeline.train.loop import Diverged, Epoch, choose_device, fit, seed_everything
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
+from pipeline.train.stacked.stacked_loop import fit_stacked
 from pipeline.train.usage import UsageMeter
 
 WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
@@ -281,6 +283,44 @@ def train_run(
     )
 
 
+def train_stacked(
+    runs: Sequence[TrainingRun],
+    params: Params,
+    data: TrainingData,
+    *,
+    seeds: Sequence[int],
+    resume: Sequence[TrainState] | None = None,
+    role: str = "train",
+) -> Iterator[dict[int, Epoch | Diverged]]:
+    """Trains runs of one configuration together (`pipeline.train.stacked.stacked_loop.fit_stacked`), as `train_run`
+    trains each alone.
+
+    Args:
+        runs: The runs.
+        params: Their configuration.
+        data: The data.
+        seeds: Each run's seed of batches and augmentation.
+        resume: Each run's training state to resume from, all after the same epoch; None to begin.
+        role: As for `train_run`.
+
+    Yields:
+        After each epoch, by the index of the run, its epoch or that it diverged.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+    """
+    return fit_stacked(
+        [run.model for run in runs],
+        data.batches(role, scaled_by=role),
+        params.train.config(),
+        seeds=seeds,
+        val=data.batches("val") if role == "train" else None,
+        regularizers=[run.regularizers for run in runs],
+        resume=resume,
+        meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
+    )
+
+
 def load_resume_state(run: TrainingRun, folder: Path) -> TrainState:
     """Loads the weights of a checkpoint into a run, and returns the training state from which `train_run` resumes.
 
@@ -326,11 +366,85 @@ def train_resumable(
     with CheckpointWriter() as writer:
         for epoch in train_run(run, params, data, seed=seed, resume=resume, role=role, world=world):
             last = epoch.number == params.train.epochs
-            due = last or epoch.number % params.search.checkpoint_every == 0 or epoch.number in stored
-            if (write := on_epoch(epoch, due, writer.wait)) is not None:
-                state = epoch.state() if last_with_state or not last else None
-                blocking, seconds = last or epoch.number in decisive, epoch.metrics["seconds"]
-                writer.save(write, epoch.model, state, epoch_seconds=seconds, blocking=blocking)
+            _save_epoch(
+                epoch,
+                params,
+                on_epoch,
+                writer,
+                due=epoch.number in stored,
+                blocking=epoch.number in decisive,
+                with_state=last_with_state or not last,
+            )
+
+
+def train_stacked_resumable(
+    runs: Sequence[TrainingRun],
+    params: Params,
+    data: TrainingData,
+    on_epoch: Sequence[OnEpoch],
+    *,
+    seeds: Sequence[int],
+    resume: Sequence[TrainState] | None,
+    role: str = "train",
+) -> dict[int, Diverged]:
+    """Trains runs of one configuration together to the last epoch, and writes each run's checkpoints.
+
+    The last checkpoint has no training state.
+
+    Args:
+        runs: The runs.
+        params: Their configuration.
+        data: The data.
+        on_epoch: For each run the function that `train_resumable` calls.
+        seeds: Each run's seed of batches and augmentation.
+        resume: Each run's training state to resume from; None to begin.
+        role: Role of the training images.
+
+    Returns:
+        By the index of the run, how it diverged; runs that reached the last epoch are left out.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+    """
+    diverged: dict[int, Diverged] = {}
+    with ExitStack() as opened:
+        writers = [opened.enter_context(CheckpointWriter()) for _ in runs]
+        for ended in train_stacked(runs, params, data, seeds=seeds, resume=resume, role=role):
+            for index, epoch in ended.items():
+                if isinstance(epoch, Diverged):
+                    diverged[index] = epoch
+                    continue
+                with_state = epoch.number < params.train.epochs
+                _save_epoch(epoch, params, on_epoch[index], writers[index], with_state=with_state)
+    return diverged
+
+
+def _save_epoch(
+    epoch: Epoch,
+    params: Params,
+    on_epoch: OnEpoch,
+    writer: CheckpointWriter,
+    *,
+    due: bool = False,
+    blocking: bool = False,
+    with_state: bool,
+) -> None:
+    """Calls `on_epoch`, and saves the checkpoint for which it returns a function.
+
+    Args:
+        epoch: The epoch that has ended.
+        params: The configuration.
+        on_epoch: As for `train_resumable`.
+        writer: Writes the checkpoints of the epoch's run.
+        due: Whether a checkpoint is due, whatever search.checkpoint_every is. After the last epoch it always is.
+        blocking: Whether the checkpoint must be written when this returns. The last one always is.
+        with_state: Whether the checkpoint includes a training state.
+    """
+    last = epoch.number == params.train.epochs
+    due = due or last or epoch.number % params.search.checkpoint_every == 0
+    if (write := on_epoch(epoch, due, writer.wait)) is not None:
+        state, seconds = epoch.state() if with_state else None, epoch.metrics["seconds"]
+        writer.save(write, epoch.model, state, epoch_seconds=seconds, blocking=last or blocking)
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:

@@ -29,6 +29,11 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Re
             f"params.yaml: retrain.gpus_per_run: given {each:g}; of several workers (retrain.workers_per_run "
             f"{retrain.workers_per_run}) each needs a GPU of its own: set it to 1, or workers_per_run to 1."
         )
+    if retrain.workers_per_run > 1 and (retrain.seeds_per_worker or 1) > 1:
+        raise UserError(
+            f"params.yaml: retrain.seeds_per_worker: given {retrain.seeds_per_worker}, but with "
+            f"retrain.workers_per_run {retrain.workers_per_run} several workers train one seed: set one of them to 1."
+        )
     _check_whole("retrain.gpus_per_run", each)
     grows = found.address is not None and params.search.max_concurrent_trials is not None
     if found.max_concurrent < retrain.workers_per_run and not grows:

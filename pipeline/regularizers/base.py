@@ -162,6 +162,21 @@ class Regularizer(nn.Module, ABC):
         their number.
         """
 
+    def of_members(self, features: Features, members: int) -> RegularizerOutput | None:
+        """Computes the losses and the monitors of several networks that are trained as a stack, if the method can.
+
+        The default calls for one call of the method for each network. A method whose calls would take long in total
+        may give all results at once. It must have no state of its own then.
+
+        Args:
+            features: Features of the images of all networks, one network's after another's.
+            members: Number of networks, M.
+
+        Returns:
+            The losses (M,), and the monitors by name, (M,) each; None: the method is to be called for each network.
+        """
+        return None
+
     def global_count(self, counts: Tensor) -> Tensor:
         """Returns the divisor for a mean over something other than images, such as maps that are not empty.
 

@@ -61,8 +61,18 @@ class HeadDisagreement(Regularizer):
     def forward(self, features: Features) -> RegularizerOutput:
         if features.heads is None:
             raise ValueError("head disagreement needs the outputs of heads, and none were collected")
-        alike = head_agreement(features.heads)  # (B, L)
-        return RegularizerOutput(alike.mean(dim=0).sum(), {"value": alike.detach().mean()})
+        return _means(head_agreement(features.heads))
+
+    def of_members(self, features: Features, members: int) -> RegularizerOutput | None:
+        """Computes the losses of a stack at once."""
+        if features.heads is None:
+            return None
+        return _means(head_agreement(features.heads).unflatten(0, (members, -1)))  # type: ignore[no-untyped-call]
+
+
+def _means(alike: Tensor) -> RegularizerOutput:
+    """Returns the loss and the monitor of cosines (..., B, L)."""
+    return RegularizerOutput(alike.mean(dim=-2).sum(-1), {"value": alike.detach().mean(dim=(-2, -1))})
 
 
 def head_agreement(outputs: Tensor) -> Tensor:

@@ -64,10 +64,26 @@ class MaskSupervision(Regularizer):
         maps, masks = features.similarity, features.masks
         if maps is None or masks is None:
             raise ValueError("mask supervision needs similarity maps and masks, and they were not collected")
-        divergence, usable = mask_divergence(maps, masks, heads=self.heads)
-        by_layer = divergence.mean(dim=0)  # (L,)
-        monitors = {"value": by_layer.detach().mean(), "masked_share": usable.to(by_layer.dtype).mean()}
-        return RegularizerOutput(by_layer.sum(), monitors)
+        return _means(*mask_divergence(maps, masks, heads=self.heads))
+
+    def of_members(self, features: Features, members: int) -> RegularizerOutput | None:
+        """Computes the losses of a stack at once."""
+        if features.similarity is None or features.masks is None:
+            return None
+        found = mask_divergence(features.similarity, features.masks, heads=self.heads)
+        return _means(*(each.unflatten(0, (members, -1)) for each in found))  # type: ignore[no-untyped-call]
+
+
+def _means(divergence: Tensor, usable: Tensor) -> RegularizerOutput:
+    """Returns the loss and the monitors.
+
+    Args:
+        divergence: Divergences, (..., B, L).
+        usable: Which masks are usable, (..., B).
+    """
+    by_layer = divergence.mean(dim=-2)  # (..., L)
+    monitors = {"value": by_layer.detach().mean(-1), "masked_share": usable.to(by_layer.dtype).mean(-1)}
+    return RegularizerOutput(by_layer.sum(-1), monitors)
 
 
 def mask_divergence(similarity: Tensor, masks: Tensor, *, heads: str = "each") -> tuple[Tensor, Tensor]:

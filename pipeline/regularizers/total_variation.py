@@ -44,8 +44,19 @@ class TotalVariation(Regularizer):
     def forward(self, features: Features) -> RegularizerOutput:
         if features.similarity is None:
             raise ValueError("total variation needs similarity maps, and none were collected")
-        variation = total_variation(features.similarity)  # (B, L, A)
-        return RegularizerOutput(variation.mean(dim=(0, 2)).sum(), {"value": variation.detach().mean()})
+        return _means(total_variation(features.similarity))
+
+    def of_members(self, features: Features, members: int) -> RegularizerOutput | None:
+        """Computes the losses of a stack at once."""
+        if features.similarity is None:
+            return None
+        return _means(total_variation(features.similarity).unflatten(0, (members, -1)))  # type: ignore[no-untyped-call]
+
+
+def _means(variation: Tensor) -> RegularizerOutput:
+    """Returns the loss and the monitor of variations (..., B, L, A)."""
+    loss = variation.mean(dim=(-3, -1)).sum(-1)
+    return RegularizerOutput(loss, {"value": variation.detach().mean(dim=(-3, -2, -1))})
 
 
 def total_variation(similarity: Tensor) -> Tensor:

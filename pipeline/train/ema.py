@@ -35,17 +35,20 @@ class WeightAverage:
         """Adds the weights after a step, counted from 1, to the average."""
         self._ema.update(model, step=step)
 
-    @contextmanager
-    def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Gives the network, with its taps, the averaged weights inside the `with` block.
 
-        Afterwards it has its own weights again, bit for bit.
-        """
-        _exchange(model, self.model)
-        try:
-            yield
-        finally:
-            _exchange(model, self.model)
+@contextmanager
+def swapped_weights(model: nn.Module, averaged: nn.Module) -> Iterator[None]:
+    """Gives a network the weights of another inside the `with` block, and afterwards its own again, bit for bit.
+
+    Args:
+        model: the network.
+        averaged: a network of the same shape, which has the network's weights meanwhile.
+    """
+    _exchange(model, averaged)
+    try:
+        yield
+    finally:
+        _exchange(model, averaged)
 
 
 def make_average(model: nn.Module, config: TrainConfig) -> WeightAverage | None:

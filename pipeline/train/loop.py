@@ -7,7 +7,7 @@ therefore gives the same numbers as an uninterrupted one, although no generator'
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -24,7 +24,7 @@ from pipeline.train.class_weights import weights_by_label
 from pipeline.train.compilation import compile_network, original_network
 from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.distributed import SharedObjective, streams_of, total
-from pipeline.train.ema import make_average
+from pipeline.train.ema import make_average, swapped_weights
 from pipeline.train.loader import TrainLoader, check_masks, object_shares
 from pipeline.train.memory import checkpointed, raise_gc_threshold, retain_freed_memory
 from pipeline.train.objective import Objective
@@ -93,8 +93,18 @@ def seed_everything(seed: int, *streams: int) -> None:
         seed: the seed.
         streams: further numbers; each combination gives other streams.
     """
+    torch.manual_seed(mixed_seed(seed, *streams))
+
+
+def mixed_seed(seed: int, *streams: int) -> int:
+    """Returns the number by which `seed_everything` seeds torch's streams.
+
+    Args:
+        seed: the seed.
+        streams: further numbers.
+    """
     mixed = np.random.SeedSequence([seed, *streams]).generate_state(1, dtype=np.uint64)[0]
-    torch.manual_seed(int(mixed >> 1))  # torch accepts 63 bits
+    return int(mixed >> 1)  # torch accepts 63 bits
 
 
 def fit(
@@ -181,7 +191,7 @@ def fit(
                 batches = meter.timed(batches)
             seed_everything(seed, epoch, *streams_of(world))
             enter_training(model)
-            means = _Means()
+            means = Means()
             for step, (inputs, labels, masks) in enumerate(batches, start=epoch * steps):
                 schedule.step_update(step)
                 shard = None if shares is None else shares[step - epoch * steps]
@@ -191,29 +201,74 @@ def fit(
                 if average is not None:
                     average.update(model, step + 1)
                 means.add(monitors, len(labels) if shard is None else shard.images)
-            metrics = {f"train/{name}": value for name, value in means.read(None if world is None else total).items()}
-            # A loss is computed before its step, so the effect of the last step shows only in the weights.
-            if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
-                raise Diverged(epoch + 1)
-            metrics["train/lr"] = learning_rate(optimizer)
-            metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
-            correct: Callable[[], NDArray[np.bool_]] | None = None
-            probabilities: Callable[[], NDArray[np.float32]] | None = None
-            if val is not None:
-                logits: list[Tensor] = []
-                with average.swapped_into(model) if average is not None else nullcontext():
-                    scores, right = score(model, objective, val, config, logits=logits, meter=meter)
-                correct, probabilities = partial(_to_numpy, right), partial(_to_shares, logits)
-                metrics |= {f"val/{name}": value for name, value in scores.items()}
+            averaged = None if average is None else average.model
+            ended = end_epoch(
+                model,
+                objective,
+                means.read(None if world is None else total),
+                config,
+                number=epoch + 1,
+                rate=learning_rate(optimizer),
+                val=val,
+                averaged=averaged,
+                optimizer_state=optimizer.state_dict,
+                meter=meter,
+            )
             usage = {} if meter is None else meter.read()
-            metrics["seconds"] = time.perf_counter() - started
+            seconds = {"seconds": time.perf_counter() - started}
+            yield replace(ended, metrics={**ended.metrics, **seconds}, usage=usage)
 
-            def state(done: int = epoch + 1) -> TrainState:
-                kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
-                return kept if average is None else kept | {"model": model.state_dict()}
 
-            weights = model if average is None else average.model
-            yield Epoch(epoch + 1, metrics, weights, state, correct, probabilities, usage)
+def end_epoch(
+    model: nn.Module,
+    objective: Objective,
+    means: Mapping[str, float],
+    config: TrainConfig,
+    *,
+    number: int,
+    rate: float,
+    val: ImageBatches | None,
+    averaged: nn.Module | None,
+    optimizer_state: Callable[[], Mapping[str, Any]],
+    meter: UsageMeter | None = None,
+) -> Epoch:
+    """Returns an epoch of a network after its last step, without its duration and its use of the machine.
+
+    Args:
+        model: the network.
+        objective: its objective.
+        means: means of the training's monitors.
+        config: the recipe.
+        number: number of the epoch, counted from 1.
+        rate: last learning rate.
+        val: images to score; None: none.
+        averaged: network with the averaged weights; None: there is no average.
+        optimizer_state: returns the state of the network's optimizer.
+        meter: measures the wait for each batch of `val`; None: nothing is measured.
+
+    Raises:
+        Diverged: the loss or a weight is not finite.
+    """
+    metrics = {f"train/{name}": value for name, value in means.items()}
+    # A loss is computed before its step, so the effect of the last step shows only in the weights.
+    if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
+        raise Diverged(number)
+    metrics["train/lr"] = rate
+    metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(number - 1).items()}
+    correct: Callable[[], NDArray[np.bool_]] | None = None
+    probabilities: Callable[[], NDArray[np.float32]] | None = None
+    if val is not None:
+        logits: list[Tensor] = []
+        with nullcontext() if averaged is None else swapped_weights(model, averaged):
+            scores, right = score(model, objective, val, config, logits=logits, meter=meter)
+        correct, probabilities = partial(_to_numpy, right), partial(_to_shares, logits)
+        metrics |= {f"val/{name}": value for name, value in scores.items()}
+
+    def state() -> TrainState:
+        kept = {"epoch": number, "optimizer": optimizer_state(), "regularizers": objective.state()}
+        return kept if averaged is None else kept | {"model": model.state_dict()}
+
+    return Epoch(number, metrics, model if averaged is None else averaged, state, correct, probabilities)
 
 
 def score(
@@ -241,7 +296,7 @@ def score(
         The means by name, and the flags, (N,) bool on the device.
     """
     model.eval()
-    means = _Means()
+    means = Means()
     right: list[Tensor] = []
     # A recipe that splits batches to save memory needs smaller batches here too.
     size = -(-max(256, config.batch_size) // config.accumulate)
@@ -288,24 +343,44 @@ def _all_finite(*modules: nn.Module) -> bool:
     return bool(torch.stack([each.isfinite().all() for each in weights]).all())
 
 
-class _Means:
-    """Means over images, summed on the device and read once an epoch, so that no step waits for the device."""
+class Means:
+    """Means over images, summed on the device and read once an epoch, so that no step waits for the device.
+
+    A value is a scalar, or (M,) with one for each member of a stack.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, ...], Tensor] = {}
         self._count = 0
 
     def add(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Adds the means of some images.
+
+        Args:
+            values: means by name.
+            count: number of images.
+        """
         names = tuple(values)
         term = torch.stack(list(values.values())).double() * count
         self._sums[names] = self._sums[names] + term if names in self._sums else term
         self._count += count
 
     def read(self, over_workers: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Returns the means of scalars, by name.
+
+        Args:
+            over_workers: adds the sums of all workers; None: there is one worker.
+        """
         if not self._sums:
             return {}
         sums = torch.cat(list(self._sums.values()))
-        totals = (sums if over_workers is None else over_workers(sums)).tolist()  # the only wait for the device
+        return self._by_name((sums if over_workers is None else over_workers(sums)).tolist())
+
+    def read_members(self) -> list[dict[str, float]]:
+        """Returns the means by name for each member of a stack."""
+        return [self._by_name(totals) for totals in torch.cat(list(self._sums.values())).mT.tolist()]
+
+    def _by_name(self, totals: list[float]) -> dict[str, float]:
         means: dict[str, float] = {}
         for name, each in zip(chain.from_iterable(self._sums), totals, strict=True):
             means[name] = means.get(name, 0.0) + each / self._count

@@ -6,6 +6,7 @@ It is therefore made after the network, and closed when training ends.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.models.architecture import describe_network
 from pipeline.models.precision import without_autocast
-from pipeline.regularizers.base import Regularizer, RegularizerOutput, at_least_float32, device_of
+from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, at_least_float32, device_of
 from pipeline.regularizers.features import Collector, carries_gradient
 
 NO_GRADIENT = (
@@ -72,6 +73,7 @@ class Objective:
         seed: int = 0,
     ) -> None:
         self._model = model
+        self._device = device_of(model)
         self._regularizers = {name: method for name, method in regularizers.items() if method.active}
         self._planned_epochs = planned_epochs
         self._label_smoothing = label_smoothing
@@ -84,6 +86,11 @@ class Objective:
             self.close()
             raise
         self.trainable = nn.ModuleDict(self._regularizers)
+
+    @property
+    def methods(self) -> Mapping[str, Regularizer]:
+        """The methods that are evaluated, by name."""
+        return self._regularizers
 
     @property
     def needs_masks(self) -> bool:
@@ -107,7 +114,7 @@ class Objective:
         for name, weight in weights.items():
             self._collectors[name].expect(weight != 0.0)
         logits = self._model(inputs)
-        cross_entropy = self._cross_entropy(at_least_float32(logits), labels)
+        cross_entropy = self.cross_entropy(at_least_float32(logits), labels)
         monitors = {"cross_entropy": cross_entropy.detach()}
         total = cross_entropy
         for name, weight in weights.items():
@@ -120,14 +127,21 @@ class Objective:
         monitors["loss"] = total.detach()
         return StepLoss(total, logits.detach(), monitors)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """Returns the cross-entropy in training, a scalar, or with the reduction "none" that of each image, (B,).
+
+        Args:
+            logits: (B, K), in float32 or float64.
+            labels: (B,) int64, or (B, K) shares.
+            reduction: "mean" or "none".
+        """
         smoothing = 0.0 if labels.is_floating_point() else self._label_smoothing
         if self._class_weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction=reduction)
         weights = self._class_weights.to(logits.dtype)
         # The mean is taken here, since torch's own divides by the sum of the labels' weights, except for mixed labels.
         losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="none")
-        return losses.mean()
+        return losses.mean() if reduction == "mean" else losses
 
     @torch.no_grad()
     def score(self, inputs: Tensor, labels: Tensor, masks: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -188,18 +202,26 @@ class Objective:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
+    def evaluate(self, name: str, features: Callable[[], Features]) -> RegularizerOutput:
+        """Returns a method's output on features, which are collected without autocast too.
+
+        Args:
+            name: the method's name.
+            features: returns the features that the method needs.
+        """
+        with without_autocast(self._device):
+            output: RegularizerOutput = self._regularizers[name](features())
+        return output
+
     def _regularize(self, name: str, inputs: Tensor, masks: Tensor | None) -> RegularizerOutput:
-        """Returns a method's output on the last forward pass, without autocast.
+        """Returns a method's output on the last forward pass.
 
         Args:
             name: the method's name.
             inputs: (B, C, H, W).
             masks: (B, H, W); None: no method needs masks.
         """
-        method, collector = self._regularizers[name], self._collectors[name]
-        with without_autocast(inputs.device):
-            output: RegularizerOutput = method(collector.features(inputs, masks))
-        return output
+        return self.evaluate(name, partial(self._collectors[name].features, inputs, masks))
 
     def _forget(self) -> None:
         """Drops what the taps hold of the last forward pass."""

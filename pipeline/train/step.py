@@ -1,22 +1,40 @@
 """One step of the optimizer: the forward pass in the recipe's precision, and the backward pass, in micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.train.distributed import SharedObjective
-from pipeline.train.objective import Objective
+from pipeline.train.objective import StepLoss
 from pipeline.train.rank_info import BatchShard
 from pipeline.train.train_config import TrainConfig
 
 
+class SteppedObjective(Protocol):
+    """An objective of one network, or of a stack of several."""
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The modules that are trained beside the network."""
+
+    def step(self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None = None) -> StepLoss:
+        """Runs the forward pass of one training batch and returns its loss, as `Objective.step` does.
+
+        Args:
+            inputs: images.
+            labels: their labels, or shares of classes.
+            epoch: counted from 0.
+            masks: their masks; None: no method needs masks.
+        """
+
+
 def take_step(
     model: nn.Module,
-    objective: Objective | SharedObjective,
+    objective: SteppedObjective,
     optimizer: Optimizer,
     inputs: Tensor,
     labels: Tensor,
@@ -25,6 +43,8 @@ def take_step(
     epoch: int,
     config: TrainConfig,
     shard: BatchShard | None = None,
+    clip: Callable[[float], object] | None = None,
+    dim: int = 0,
 ) -> dict[str, Tensor]:
     """Takes one step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as possible.
 
@@ -45,22 +65,27 @@ def take_step(
         config: the recipe.
         shard: this worker's part of a batch that several workers run, with its own split into micro-batches;
             None: a single worker runs the batch.
+        clip: scales the gradients to a largest norm; None: all gradients are scaled together.
+        dim: dimension of inputs, labels and masks that counts the images; 1 for a stack, whose members come first.
 
     Returns:
         The monitors of `Objective.step`, and the accuracy, as means over the batch's images: detached
-        scalars. With `shard`, they are this worker's terms of these means, which add up over the workers.
+        scalars, or one value for each member of a stack. With `shard`, they are this worker's terms of these
+        means, which add up over the workers.
     """
     if isinstance(objective, SharedObjective):
         assert shard is not None
         objective.begin(shard)
     optimizer.zero_grad(set_to_none=True)
     monitors: dict[str, Tensor] = {}
-    micro_batches = min(config.accumulate, len(labels))
-    cut = zip(inputs.tensor_split(micro_batches), labels.tensor_split(micro_batches), strict=True)
-    objects: Sequence[Tensor | None] = [None] * micro_batches if masks is None else masks.tensor_split(micro_batches)
+    micro_batches = min(config.accumulate, labels.shape[dim])
+    cut = zip(inputs.tensor_split(micro_batches, dim), labels.tensor_split(micro_batches, dim), strict=True)
+    objects: Sequence[Tensor | None] = [None] * micro_batches
+    if masks is not None:
+        objects = masks.tensor_split(micro_batches, dim)
     for index, (images, answers) in enumerate(cut):
         if shard is None:
-            part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of the loss
+            part = weight = answers.shape[dim] / labels.shape[dim]  # 1.0 for a whole batch: no bit of the loss changes
         else:
             part = shard.sizes[index] / shard.images
             weight = part * shard.workers  # the gradients are averaged over the workers afterwards
@@ -71,16 +96,23 @@ def take_step(
         terms = torch.stack(list(found.values())).detach().double() * part
         for name, term in zip(found, terms.unbind(), strict=True):
             monitors[name] = monitors[name] + term if name in monitors else term
-    if config.clip_grad is not None:
+    if config.clip_grad is not None and clip is not None:
+        clip(config.clip_grad)
+    elif config.clip_grad is not None:
         nn.utils.clip_grad_norm_([*model.parameters(), *objective.trainable.parameters()], config.clip_grad)
     optimizer.step()
     return monitors
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the share of images whose largest logit is their label's; with (B, K) shares, the largest share's."""
+    """Returns the share of images whose largest logit is their label's; with shares of classes, the largest share's.
+
+    Args:
+        logits: (..., B, K).
+        labels: (..., B) int64, or (..., B, K) shares.
+    """
     answers = labels.argmax(-1) if labels.is_floating_point() else labels
-    return (logits.argmax(-1) == answers).double().mean()
+    return (logits.argmax(-1) == answers).double().mean(-1)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -30,6 +30,7 @@ def test_workers_may_be_on_several_nodes_and_take_a_gpu_each_by_default() -> Non
         ({"workers_per_run": 4}, "retrain.workers_per_run: given 4, each with 1 CPUs and 1 GPUs .* room for 3: one: 4 CPUs, 1 GPUs, two: 4 CPUs, 2 GPUs"),
         ({"workers_per_run": 5, "cpus_per_run": 2, "gpus_per_run": 0}, "given 5, each with 2 CPUs and 0 GPUs .* room for 4"),
         ({"workers_per_run": 2, "gpus_per_run": 0.5}, "retrain.gpus_per_run: given 0.5; of several workers .* a GPU of its own"),
+        ({"workers_per_run": 2, "seeds_per_worker": 3}, "retrain.seeds_per_worker: given 3, .* retrain.workers_per_run 2"),
         ({"gpus_per_run": 1.5}, "retrain.gpus_per_run: given 1.5; above 1 it must be a whole number"),
         ({"gpus_per_run": 3}, "a retraining run takes 1 CPUs and 3 GPUs .* no machine has as many"),
     ],

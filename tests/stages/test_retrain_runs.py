@@ -1,7 +1,7 @@
 """Claims about retraining: what a run leaves is what its recipe says is to be kept."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,22 @@ from pipeline.compute.usage_summary import DATA_WAIT
 from pipeline.config import Params
 from pipeline.data.splits.folds import make_folds
 from pipeline.data.splits.split import make_split, write_split
+from pipeline.errors import UserError
 from pipeline.inputs.procedure import read_parts
 from pipeline.stages.retrain.__main__ import _part_jobs
 from pipeline.stages.retrain.retrain_runs import _run_spec, is_finished, retrain_jobs
-from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, usage_in
+from pipeline.stages.retrain.stack_size import (
+    StackChoice,
+    StackQuestion,
+    arm_of,
+    choose_stack,
+    fastest,
+    group_runs,
+    sizes,
+)
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, retrain_together, usage_in
 from pipeline.train import checkpoint_writer
-from pipeline.train.loop import fit
+from pipeline.train.loop import Diverged, Epoch, end_epoch, fit
 from pipeline.train.sidecar import read_sidecar
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
@@ -131,6 +141,133 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
         assert [epoch for epoch, _, _ in usage_in(second)] == [1, 2, 3, 4, 5]
         assert all(seconds > 0 and used[DATA_WAIT] > 0 for _, seconds, used in usage_in(second))
     retrain_one(job(broken))  # there is nothing left to do
+
+
+def stores_of(folder: Path, seeds: Sequence[int]) -> dict[int, CheckpointStore]:
+    return {seed: CheckpointStore(str(folder / str(seed))) for seed in seeds}
+
+
+def curves_of(store: CheckpointStore) -> list[dict[str, float]]:
+    with store.newest() as (_, folder):
+        assert folder is not None
+        return read_sidecar(folder)["curves"]
+
+
+class Stopping(CheckpointStore):
+    """Storage that is gone when the checkpoint of the third epoch is to be written. place: of the others."""
+
+    @contextmanager
+    def write(self, epoch: int) -> Iterator[Path]:
+        if epoch == 3:
+            raise OSError("gone")
+        with super().write(epoch) as folder:
+            yield folder
+
+
+@pytest.fixture
+def jobs(data: Path, tmp_path: Path) -> Callable[..., list[RetrainJob]]:
+    """Runs of one arm, by the parameters that differ from TINY and the places of their checkpoints by seed."""
+
+    def make(settings: Mapping[str, Any], stores: Mapping[int, CheckpointStore]) -> list[RetrainJob]:
+        dump = Params().with_values({**TINY, **settings}, where="test").model_dump(by_alias=True)
+        where = data / "prepared", data / "split.json"
+        return [
+            RetrainJob("best", seed, dump, {}, *where, 1, tmp_path, checkpoints=each) for seed, each in stores.items()
+        ]
+
+    return make
+
+
+def test_seeds_together_leave_what_each_leaves_alone_also_from_checkpoints_of_two_epochs(
+    jobs: Callable[..., list[RetrainJob]], tmp_path: Path
+) -> None:
+    settings = {"train.epochs": 3, "train.ema_decay": 0.8}
+    alone, together = (stores_of(tmp_path / name, (5, 6, 7)) for name in ("alone", "together"))
+    for job in jobs(settings, alone):
+        retrain_one(job)
+    (ahead,) = jobs(settings, {5: Stopping(together[5].place)})
+    with pytest.raises(OSError, match="gone"):
+        retrain_one(ahead)
+    assert retrain_together(jobs(settings, together)) is None
+    for seed, store in together.items():
+        mine, theirs = curves_of(store), curves_of(alone[seed])
+        assert [row.keys() for row in mine] == [row.keys() for row in theirs]
+        assert mine[0]["train/loss"] == pytest.approx(theirs[0]["train/loss"], rel=1e-3)  # roundings have not grown yet
+        with store.newest() as (done, folder):
+            assert done == 3
+            assert folder is not None
+            parts = json.loads((folder / HISTORY).read_text())["parts"]
+            assert [part["after"] for part in parts] == ([0, 2] if seed == 5 else [0])
+            assert not (folder / "state.pt").exists()
+
+
+def test_seeds_that_cannot_be_stacked_are_trained_one_after_the_other(
+    jobs: Callable[..., list[RetrainJob]], tmp_path: Path
+) -> None:
+    stores = stores_of(tmp_path, (5, 6))
+    both = jobs({"train.optimizer": "lamb"}, stores)
+    choice = choose_stack(StackQuestion(both[0], 2, measured=True))
+    assert choice.size == 1
+    why = retrain_together(both)
+    assert why is not None
+    assert "lamb" in why
+    assert choice.why == why
+    assert [store.done() for store in stores.values()] == [2, 2]
+
+
+def test_memory_that_does_not_suffice_for_a_stack_trains_one_seed_after_the_other(
+    jobs: Callable[..., list[RetrainJob]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pipeline.train.stacked.stacked_loop.take_step", full)
+    stores = stores_of(tmp_path, (5, 6))
+    assert retrain_together(jobs({}, stores)) == "memory does not suffice for 2 seeds together"
+    assert [store.done() for store in stores.values()] == [2, 2]
+
+
+def test_seed_that_diverges_is_told_after_the_others_were_trained(
+    jobs: Callable[..., list[RetrainJob]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[object] = []
+
+    def diverge_first(*given: Any, **named: Any) -> Epoch:
+        ended.append(None)
+        if len(ended) == 1:
+            raise Diverged(1)
+        return end_epoch(*given, **named)
+
+    monkeypatch.setattr("pipeline.train.stacked.stacked_loop.end_epoch", diverge_first)
+    stores = stores_of(tmp_path, (5, 6))
+    with pytest.raises(UserError, match=r"best-seed5: the training loss .* barely stable"):
+        retrain_together(jobs({}, stores))
+    assert [store.done() for store in stores.values()] == [0, 2]
+
+
+def test_stack_of_the_fastest_size_is_chosen() -> None:
+    assert fastest({1: 10.0, 2: 10.2}).size == 1
+    assert fastest({1: 10.0, 2: 18.0, 4: 30.0, 5: 31.0}) == StackChoice(4, gain=3.0)
+    assert [sizes(most) for most in (1, 2, 5, 8)] == [[1], [1, 2], [1, 2, 4, 5], [1, 2, 4, 8]]
+
+
+def test_size_is_measured_on_a_few_steps(jobs: Callable[..., list[RetrainJob]], tmp_path: Path) -> None:
+    (job,) = jobs({}, stores_of(tmp_path, (5,)))
+    assert choose_stack(StackQuestion(job, 2, measured=True)).size in (1, 2)
+    assert choose_stack(StackQuestion(job, 2, measured=False)) == StackChoice(2)
+
+
+def test_runs_are_grouped_by_arm_and_fold(tmp_path: Path) -> None:
+    jobs = [
+        RetrainJob(arm, seed, {}, {}, tmp_path, tmp_path, 1, tmp_path, fold=fold)
+        for seed in range(3)
+        for arm in ("best", "baseline")
+        for fold in (0, 1)
+    ]
+    groups = group_runs(jobs, {arm_of(job): StackChoice(2) for job in jobs} | {("baseline", 1): StackChoice(1)})
+    assert sorted(index for group in groups for index in group) == list(range(12))
+    assert all(len({arm_of(jobs[index]) for index in group}) == 1 for group in groups)
+    assert sorted(map(len, groups)) == [1] * 6 + [2] * 3
 
 
 def test_folds_retrain_both_arms_with_their_own_seeds_and_all_images_what_is_registered(tmp_path: Path) -> None:

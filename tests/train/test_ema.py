@@ -6,7 +6,7 @@ from support.small_networks import SWIN, network, pictures
 from torch import Tensor, nn
 
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.ema import WeightAverage
+from pipeline.train.ema import WeightAverage, swapped_weights
 from pipeline.train.objective import Objective
 
 
@@ -62,7 +62,7 @@ def test_network_has_the_average_inside_and_its_own_weights_afterwards(model: ob
 
 
 def borrowed(average: WeightAverage, built: nn.Module, mean: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    with average.swapped_into(built):
+    with swapped_weights(built, average.model):
         assert all(torch.equal(mean[name], value) for name, value in built.state_dict().items())
         assert any(not torch.equal(own[name], value) for name, value in built.state_dict().items())
         raise ZeroDivisionError
@@ -77,7 +77,7 @@ def test_taps_see_the_average_while_it_is_lent() -> None:
         for value in model.parameters():
             value.data.add_(0.1 * torch.randn_like(value))
         other, changed = objective.score(images, labels)
-        with average.swapped_into(model):
+        with swapped_weights(model, average.model):
             again, same = objective.score(images, labels)
     assert torch.equal(again, logits)
     assert same["sar/value"] == monitors["sar/value"] != changed["sar/value"]

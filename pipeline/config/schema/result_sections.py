@@ -36,6 +36,14 @@ class RetrainParams(Section):
         "with free resources. For networks that are slow on one GPU; the steps are those of one worker "
         "(docs/cluster/retraining.md).",
     )
+    seeds_per_worker: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Number of seeds of an arm that one worker trains together. A small network leaves a GPU time for "
+        "that; each run is that of a single seed, within rounding. null: the fastest number, measured on a GPU, and 1 "
+        "on a CPU (docs/cluster/retraining.md).",
+    )
     cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run, or of each worker.")
     gpus_per_run: float | None = Field(
         None, ge=0, le=64, description="GPUs of one run, or of each worker, as in search.gpus_per_trial."

@@ -1,11 +1,11 @@
 """Retraining runs: the best configuration and its control on train + val, with several seeds and fixed length.
 
 Runs go in parallel on this machine or on the cluster, each in one worker or, with `retrain.workers_per_run`, in
-several workers that share every batch. Each run writes checkpoints (`pipeline.cluster.checkpoint_store`), from which
-it resumes after the loss of a worker or node. Finished runs are stored under `state/retrain/`, by a hash of
-everything that determines them, so that an interrupted stage does not repeat them. The seeds differ from the
-search's. The model of the first seed is registered, which is fixed before any result is known. The last weights are
-the result.
+several workers that share every batch. A worker may train several seeds of an arm together (`stack_size`). Each run
+writes checkpoints (`pipeline.cluster.checkpoint_store`), from which it resumes after the loss of a worker or node.
+Finished runs are stored under `state/retrain/`, by a hash of everything that determines them, so that an interrupted
+stage does not repeat them. The seeds differ from the search's. The model of the first seed is registered, which is
+fixed before any result is known. The last weights are the result.
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.provenance.weights_record import used_specs
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in, usage_in
+from pipeline.stages.retrain.stack_size import StackChoice, StackQuestion, arm_of, choose_stack, group_runs
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, retrain_together, seconds_in, usage_in
 from pipeline.train.sidecar import SIDECAR, read_sidecar
 from pipeline.tune.ray.placement import open_runtime
 from pipeline.tune.task import Resources, RunSpec
@@ -149,10 +150,19 @@ def _run_all(
     """
     most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
     if params.retrain.workers_per_run == 1:
+        groups = group_runs(jobs, _choose_stacks(params, jobs, resources))
         done = run_jobs(
-            retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, max_concurrent=most, failures=failures
+            retrain_together,
+            [[jobs[index] for index in group] for group in groups],
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            max_concurrent=most,
+            failures=failures,
         )
-        yield from (index for index, _ in done)
+        for number, why in done:
+            if why is not None:
+                print(f"{jobs[groups[number][0]].arm}: its seeds were trained one after the other: {why}", flush=True)
+            yield from groups[number]
         return
     from pipeline.cluster.workers import side_by_side, train_together  # Ray Train takes seconds to import
 
@@ -174,6 +184,57 @@ def _run_all(
         )
 
     yield from side_by_side(run, jobs, fits)
+
+
+def _choose_stacks(
+    params: Params, jobs: Sequence[RetrainJob], resources: Resources
+) -> dict[tuple[str, int], StackChoice]:
+    """Returns how many runs of each arm and fold one worker trains together, and prints what decided it.
+
+    Args:
+        params: All parameters.
+        jobs: The runs.
+        resources: Resources of each worker.
+    """
+    by_arm: dict[tuple[str, int], list[RetrainJob]] = {}
+    for job in jobs:
+        by_arm.setdefault(arm_of(job), []).append(job)
+    asked, slots = params.retrain.seeds_per_worker, max(1, resources.max_concurrent)
+    measured = asked is None and resources.gpus > 0 and params.base.device != "cpu"
+    choices = {arm: StackChoice(1) for arm in by_arm}
+    questions: dict[tuple[str, int], StackQuestion] = {}
+    for arm, runs in by_arm.items():
+        # Runs that have a GPU each are faster than a stack on one of the GPUs.
+        most = -(-len(jobs) // slots) if asked is None else asked
+        if (asked is not None or measured) and min(most, len(runs)) > 1:
+            questions[arm] = StackQuestion(runs[0], min(most, len(runs)), measured)
+    answers = run_jobs(
+        choose_stack,
+        list(questions.values()),
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        max_concurrent=1,  # what is timed must be alone
+        failures=params.search.max_failures,
+    )
+    for number, choice in answers:
+        arm = list(questions)[number]
+        choices[arm] = choice
+        print(_describe_choice(arm, choice), flush=True)
+    return choices
+
+
+def _describe_choice(arm: tuple[str, int], choice: StackChoice) -> str:
+    """Returns a line about the runs of an arm that are trained together.
+
+    Args:
+        arm: The arm's name and the fold.
+        choice: The choice.
+    """
+    name = arm[0] + (f", fold {arm[1]}" if arm[1] else "")
+    if choice.why is not None:
+        return f"{name}: each seed is trained by itself: {choice.why}"
+    faster = "" if choice.gain is None else f", {choice.gain:.1f} times as fast as one after the other"
+    return f"{name}: {choice.size} seeds are trained together{faster}"
 
 
 def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) -> RunSpec:

@@ -1,7 +1,9 @@
-"""One retraining run, from its newest checkpoint to its last epoch, as a worker on any node executes it."""
+"""Retraining runs from their newest checkpoints to their last epoch, as a worker on any node executes them: one, or
+several seeds as a stack.
+"""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from pipeline.cluster.data_bundle import DataBundle
 from pipeline.config import Params, Values
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
+from pipeline.models.stacked_network import CannotStack
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
@@ -103,24 +106,16 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
     Raises:
         UserError: The training loss is no longer finite, memory does not suffice, or several workers cannot train it.
     """
-    import torch
+    from pipeline.assembly import build_run
 
-    from pipeline.assembly import build_run, load_data
-
-    torch.set_num_threads(job.threads)
-    params = Params.model_validate(job.params).with_values(job.values, where=job.name)
-    found = locate_data(job.prepared, job.split, job.weights, job.bundle)
-    data = load_data(found.prepared, found.split, params.base.device)
-    run = build_run(params, data, seed=job.seed, scaled_by=ROLE, weights=found.weights)
+    params, data, weights = open_run(job)
+    run = build_run(params, data, seed=job.seed, scaled_by=ROLE, weights=weights)
     if world is not None:
         _check_shareable(run)
     try:
         _train(job, params, run, data, world)
     except Diverged as error:
-        said = (
-            f"retraining {job.name}: {error}. With the configuration that the search found, training is barely stable; "
-            "lower train.lr, or set train.clip_grad, and run again."
-        )
+        said = _diverged(job, error)
         if world is None or job.checkpoints is None:
             raise UserError(said) from None
         job.checkpoints.note_failure(said)  # every worker diverges alike, so starting them again would not help
@@ -134,6 +129,39 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
         raise UserError(f"retraining {job.name}: out of memory. {advice}") from None
 
 
+def retrain_together(jobs: Sequence[RetrainJob]) -> str | None:
+    """Trains one arm with several seeds as a stack, each run from its newest checkpoint.
+
+    Each run has checkpoints of its own. Runs that cannot be stacked are trained one after the other.
+
+    Args:
+        jobs: The runs; they differ in their seeds alone.
+
+    Returns:
+        Why they were trained one after the other; None if they were stacked.
+
+    Raises:
+        UserError: The loss of a run is no longer finite; the other runs have been trained first. Or memory does not
+            suffice for a single run.
+    """
+    if len(jobs) == 1:
+        retrain_one(jobs[0])
+        return None
+    said = None
+    try:
+        _train_stack(jobs)
+    except CannotStack as error:
+        said = str(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = f"memory does not suffice for {len(jobs)} seeds together"
+    if said is not None:  # after the handlers, which hold on to the stack's memory
+        for job in jobs:
+            retrain_one(job)
+    return said
+
+
 def seconds_in(folder: Path) -> float:
     """Returns the seconds of training of the run to which a checkpoint belongs."""
     return _history_in(folder)["seconds"]
@@ -142,6 +170,74 @@ def seconds_in(folder: Path) -> float:
 def usage_in(folder: Path) -> list[tuple[int, float, dict[str, float]]]:
     """Returns the number, the seconds and the resource usage of each measured epoch of a checkpoint's run."""
     return [(row["epoch"], row["seconds"], row["usage"]) for row in _history_in(folder).get("usage", [])]
+
+
+def open_run(job: RetrainJob) -> "tuple[Params, TrainingData, Mapping[str, Weights]]":
+    """Returns a run's parameters, its data on the device, and its pretrained weights on this node.
+
+    Args:
+        job: The run.
+    """
+    import torch
+
+    from pipeline.assembly import load_data
+
+    torch.set_num_threads(job.threads)
+    params = Params.model_validate(job.params).with_values(job.values, where=job.name)
+    found = locate_data(job.prepared, job.split, job.weights, job.bundle)
+    return params, load_data(found.prepared, found.split, params.base.device), found.weights
+
+
+def _diverged(job: RetrainJob, error: Diverged) -> str:
+    """Returns the message that a run diverged.
+
+    Args:
+        job: The run.
+        error: The error of its training.
+    """
+    return (
+        f"retraining {job.name}: {error}. With the configuration that the search found, training is barely stable; "
+        "lower train.lr, or set train.clip_grad, and run again."
+    )
+
+
+def _train_stack(jobs: Sequence[RetrainJob]) -> None:
+    """Trains runs together to their last epoch. Runs whose newest checkpoints are of different epochs are several
+    stacks.
+
+    Args:
+        jobs: The runs.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+        UserError: A run diverged.
+    """
+    from pipeline.assembly import build_run, train_stacked_resumable
+
+    params, data, weights = open_run(jobs[0])
+    by_epoch: dict[int, list[_Recorded]] = {}
+    for job in jobs:
+        run = build_run(params, data, seed=job.seed, scaled_by=ROLE, weights=weights)
+        recorded = _Recorded(job, run, params.train.epochs)
+        by_epoch.setdefault(recorded.done, []).append(recorded)
+    said = None
+    for done, members in by_epoch.items():
+        if done >= params.train.epochs:
+            continue
+        resume = [each.resume for each in members if each.resume is not None]
+        diverged = train_stacked_resumable(
+            [each.run for each in members],
+            params,
+            data,
+            [each.on_epoch for each in members],
+            seeds=[each.job.seed for each in members],
+            resume=resume or None,
+            role=ROLE,
+        )
+        for index, error in diverged.items():
+            said = said or _diverged(members[index].job, error)
+    if said is not None:
+        raise UserError(said)
 
 
 def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
@@ -154,43 +250,77 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
         data: The prepared set with its split, on the device.
         world: Rank of this worker; None for a run in one worker.
     """
-    from pipeline.assembly import load_resume_state, train_resumable
+    from pipeline.assembly import train_resumable
 
-    assert job.checkpoints is not None
-    store = job.checkpoints
-    with store.newest() as (done, folder):
-        _broadcast(done, world)
-        curves: list[dict[str, float]] = []
-        history: History = {"seconds": 0.0, "parts": []}
-        resume = None
-        if folder is not None:
-            if done >= params.train.epochs:
-                return
-            resume = load_resume_state(run, folder)
-            curves, history = read_sidecar(folder)["curves"], _history_in(folder)
-    history["parts"].append({"after": done, "node": driver_among_nodes()})
+    recorded = _Recorded(job, run, params.train.epochs, world)
+    if recorded.done >= params.train.epochs:
+        return
+    train_resumable(
+        run,
+        params,
+        data,
+        recorded.on_epoch,
+        seed=job.seed,
+        resume=recorded.resume,
+        last_with_state=False,
+        role=ROLE,
+        world=world,
+    )
 
-    def on_epoch(epoch: Epoch, due: bool, _: Callable[[], None]) -> "WriteCheckpoint | None":
+
+class _Recorded:
+    """A run that begins at its newest checkpoint, with its curves and its history.
+
+    Args:
+        job: The run.
+        run: Its network, which gets the checkpoint's weights, and its regularisers.
+        epochs: Epochs of the whole run.
+        world: Rank of this worker; None for a run in one worker.
+
+    Attributes:
+        done: Epochs that are done.
+        resume: Training state to resume from; None to begin, or if all epochs are done.
+    """
+
+    def __init__(self, job: RetrainJob, run: "TrainingRun", epochs: int, world: RankInfo | None = None) -> None:
+        from pipeline.assembly import load_resume_state
+
+        assert job.checkpoints is not None
+        self.job, self.run, self._store = job, run, job.checkpoints
+        self._writes = world is None or world.rank == 0
+        self._curves: list[dict[str, float]] = []
+        self._history: History = {"seconds": 0.0, "parts": []}
+        self.resume: TrainState | None = None
+        with self._store.newest() as (self.done, folder):
+            _broadcast(self.done, world)
+            if folder is not None and self.done < epochs:
+                self.resume = load_resume_state(run, folder)
+                self._curves, self._history = read_sidecar(folder)["curves"], _history_in(folder)
+        self._history["parts"].append({"after": self.done, "node": driver_among_nodes()})
+
+    def on_epoch(self, epoch: Epoch, due: bool, _: Callable[[], None]) -> "WriteCheckpoint | None":
+        """Records an epoch, and returns the function that writes its checkpoint; None if none is due.
+
+        Args:
+            epoch: The epoch.
+            due: Whether a checkpoint is due.
+        """
         own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
-        curves.append({"epoch": epoch.number, **own})
-        history["seconds"] += epoch.metrics["seconds"]
+        self._curves.append({"epoch": epoch.number, **own})
+        self._history["seconds"] += epoch.metrics["seconds"]
         if epoch.usage:
             measured = {"epoch": epoch.number, "seconds": epoch.metrics["seconds"], "usage": dict(epoch.usage)}
-            history.setdefault("usage", []).append(measured)
-        if not due or (world is not None and world.rank != 0):
+            self._history.setdefault("usage", []).append(measured)
+        if not due or not self._writes:
             return None
         said: Sidecar = {
-            **run.sidecar,
-            "arm": job.arm,
-            "values": dict(job.values),
+            **self.run.sidecar,
+            "arm": self.job.arm,
+            "values": dict(self.job.values),
             "trained_on": ROLE,
-            "curves": list(curves),
+            "curves": list(self._curves),
         }
-        return partial(_save_checkpoint, store, epoch.number, said, json.dumps(history))
-
-    train_resumable(
-        run, params, data, on_epoch, seed=job.seed, resume=resume, last_with_state=False, role=ROLE, world=world
-    )
+        return partial(_save_checkpoint, self._store, epoch.number, said, json.dumps(self._history))
 
 
 def _save_checkpoint(

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pipeline.models.stacked_network import StackedLinear
+
 
 @contextmanager
 def use_onednn_linear(model: nn.Module) -> Iterator[None]:
@@ -25,17 +27,18 @@ def use_onednn_linear(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, changed in place and restored afterwards.
     """
-    layers = [each for each in model.modules() if type(each) is nn.Linear and each.weight.device.type == "cpu"]
-    if not has_onednn():
-        layers = []
+    faster: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, StackedLinear: _StackedLinear}
+    layers: list[Any] = [each for each in model.modules() if type(each) in faster]
+    layers = [each for each in layers if each.weight.device.type == "cpu"] if has_onednn() else []
+    usual = [type(layer) for layer in layers]
     for layer in layers:
         # The class is replaced, not a method of the object, so that a copy of the network uses its own weights.
-        layer.__class__ = _Linear
+        layer.__class__ = faster[type(layer)]
     try:
         yield
     finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
+        for layer, kind in zip(layers, usual, strict=True):
+            layer.__class__ = kind
 
 
 def has_onednn() -> bool:
@@ -44,14 +47,29 @@ def has_onednn() -> bool:
     return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _fits(inputs: Tensor) -> bool:
+    """Returns whether oneDNN's operator supports an input."""
+    other = inputs.dtype != torch.float32 or not inputs.numel() or torch.is_autocast_enabled("cpu")
+    # torch.compile supports oneDNN's operator only with constant weights.
+    return not (other or torch.compiler.is_compiling())
+
+
 class _Linear(nn.Linear):
     def forward(self, inputs: Tensor) -> Tensor:
-        other = inputs.dtype != torch.float32 or not inputs.numel() or torch.is_autocast_enabled("cpu")
-        # torch.compile supports oneDNN's operator only with constant weights.
-        if other or torch.compiler.is_compiling():
+        if not _fits(inputs):
             return F.linear(inputs, self.weight, self.bias)
         found: Tensor = _Product.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return found
+
+
+class _StackedLinear(StackedLinear):
+    def products(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not _fits(rows):
+            return super().products(rows, weight, bias)
+        biases = [None] * len(weight) if bias is None else bias.unbind()
+        # oneDNN has no operator for several products at once; on a CPU, calls are not what takes the time.
+        each = zip(rows.unbind(), weight.unbind(), biases, strict=True)
+        return torch.stack([_Product.apply(*given) for given in each])  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):
