@@ -76,9 +76,14 @@ def main() -> None:
             kept.append({"maps": count, "side": side, "kind": kind, "over_ours": _rounded(over)})
     print(header("Spatial entropy, forward and backward, one CPU thread", ["torch", "numba", "opencv-python-headless"]))
     load = os.getloadavg()[0]
-    print(f"Processor time, median (least-most) of {repetitions}; load of the machine {load:.1f}. The trained")
-    print(f"network has a validation accuracy of {accuracy:.2f}. Plain PyTorch is measured without autograd.")
-    print("Of the other sides: their time, and how many times ours that is.\n")
+    print(
+        f"Processor time, median (least-most) of {repetitions} repetitions; load of the machine {load:.1f}. Each row is"
+    )
+    print("a batch of similarity maps. *Ours* is the kernel of `pipeline/regularizers/spatial_entropy.py`; *plain")
+    print("PyTorch* is this project's version without it, which computes value and gradient in closed form, without")
+    print("autograd. The last three columns are alternatives (see below the tables): their time, and how many times as")
+    print("long as ours it takes. The trained network is a small one, trained on digits (validation accuracy")
+    print(f"{accuracy:.2f}).\n")
     print(table(["maps", "ours", "plain PyTorch", *SIDES], rows))
     keep("spatial_entropy", kept)
 

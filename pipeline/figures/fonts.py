@@ -46,7 +46,10 @@ class Labels:
 
 
 def display_labels(names: Sequence[str]) -> Labels:
-    """Returns the labels of names: all names as they are, or all as numbers.
+    """Returns labels with which a figure can show names, and the fonts for them.
+
+    The labels are the names. If any of the names cannot be drawn with the installed fonts, all labels are numbers,
+    counted from 1.
 
     Args:
         names: the names.

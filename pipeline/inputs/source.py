@@ -26,17 +26,19 @@ DATASETS_ROOT = "datasets"
 
 
 def source_config(workspace: Workspace, params: Params) -> SourceConfig:
-    """Returns the configuration of the source.
+    """Returns the configuration of the image source that the parameters name.
 
-    Its root is looked for in the checkout, and then in the checkout with the state. The two differ under `dvc
-    exp run --temp`, which works in a copy of the checkout without the files that git does not track.
+    A relative `prepare.root` is looked for below `workspace.root`, and then below `workspace.anchor`. The two differ
+    only under `dvc exp run --temp`, where `root` is a temporary copy without the files that git does not track, and
+    `anchor` is the checkout from which it was started. If `prepare.root` is null, a known set is looked for in
+    `datasets/` of `anchor`, and other sources have no root.
 
     Args:
         workspace: the checkout.
         params: its parameters.
 
     Raises:
-        UserError: the root lies where the pipeline writes.
+        UserError: prepare.root lies in a folder that the pipeline writes and cleans, such as data/ or results/.
     """
     prepare = params.prepare
     root = workspace.anchor / DATASETS_ROOT if prepare.dataset in DATASETS else None

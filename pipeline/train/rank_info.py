@@ -65,11 +65,11 @@ class RankInfo:
         )
 
     def shares(self, images: int, batch_size: int, accumulate: int) -> list[BatchShard]:
-        """Returns this worker's part of every batch of an epoch; the last batch may be smaller.
+        """Returns this worker's part of each batch of an epoch, in order; the last batch may be smaller.
 
         Args:
-            images: images of an epoch.
-            batch_size: images of a batch.
-            accumulate: micro-batches of a batch.
+            images: number of images in an epoch.
+            batch_size: number of images in a batch.
+            accumulate: number of micro-batches in a batch; a batch of fewer images has one for each image.
         """
         return [self.share(min(batch_size, images - start), accumulate) for start in range(0, images, batch_size)]

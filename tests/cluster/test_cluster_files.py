@@ -85,9 +85,25 @@ def test_every_start_command_asks_for_the_token_and_the_token_is_distributed(pat
 @pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
 def test_no_data_and_no_secrets_are_sent_with_the_checkout(path: Path) -> None:
     ignored = {line.strip("/*\n") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")}
-    excluded = {name.strip("*") for name in read_yaml(path)["rsync_exclude"]}
+    excluded = {name.strip("/*") for name in read_yaml(path)["rsync_exclude"]}
     assert ignored - {"dvc_plots", "docker/.env"} <= excluded | {""}
     assert ".git" in excluded
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync")
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_package_is_sent_whole_and_folders_of_results_are_not(path: Path, tmp_path: Path) -> None:
+    """As Ray's launcher sends it. `models` without a slash in front would leave out pipeline/models too."""
+    package = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "pipeline").rglob("*.py"))
+    for name in [*package, "models/best/model.pt", "data/images.npy", "state/journal", ".dvc/cache/a", ".dvc/config"]:
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).touch()
+    flags = [part for name in read_yaml(path)["rsync_exclude"] for part in ("--exclude", name)]
+    subprocess.run(["rsync", "-a", *flags, f"{tmp_path}/here/", f"{tmp_path}/there/"], check=True)
+    there = sorted(
+        str(file.relative_to(tmp_path / "there")) for file in (tmp_path / "there").rglob("*") if file.is_file()
+    )
+    assert there == [".dvc/config", *package]
 
 
 @pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)

@@ -126,7 +126,10 @@ def up(cluster: Cluster) -> Iterator[str]:
         )
     yield f"starting {cluster.file.name}; the first time every machine makes its environment, which takes minutes"
     if subprocess.run([launcher(), "up", "-y", "--no-config-cache", str(cluster.file)], cwd=cluster.root).returncode:
-        raise UserError(f"{cluster.file.name}: `ray up` failed; see its output above.")
+        raise UserError(
+            f"{cluster.file.name}: `ray up` failed; its output above says why. Correct that and repeat the command, or "
+            "take down what has started by `cluster down`."
+        )
     wanted, until = len(cluster.own_machines), time.monotonic() + NODES_S
     while len(there := _nodes(cluster)) < wanted and time.monotonic() < until:
         time.sleep(5)

@@ -297,7 +297,12 @@ def _originals(parts: list[SplitListing], where: str) -> tuple[Original, ...]:
         raise UserError(f"{where}: there are pictures of {len(trained)} classes; two or more are needed.")
     needed = 2 if own_test else 3
     if few := [f"{names[label]} has {count}" for label, count in trained.items() if count < needed]:
-        raise UserError(f"{where}: {', '.join(few[:5])}; each class needs {needed} pictures or more outside test.")
+        some = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+        outside = " outside the set's own test split" if own_test else ""
+        raise UserError(
+            f"{where}: too few pictures of some classes{outside}: {some}; each class needs {needed} or more. Complete "
+            "the set, or name a file with the other classes in prepare.class_list."
+        )
     return tuple(sorted(trained, key=lambda label: (isinstance(label, str), label)))
 
 

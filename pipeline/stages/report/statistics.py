@@ -256,12 +256,13 @@ def class_rows(
 
 
 def class_figure(rows: Sequence[Row]) -> tuple[str, Figure] | None:
-    """Draws the change of accuracy by class.
+    """Draws the change of each class's accuracy from the control to the best arm, with its interval.
 
-    If there are more than `CHANGES_SHOWN` classes, only those with the largest changes are drawn.
+    If there are more than `CHANGES_SHOWN` classes, only those with the largest changes are drawn. Classes that have too
+    few test images to be compared are left out.
 
     Returns:
-        (caption, figure); None if no class has a change.
+        (caption, figure); None if no class has enough test images.
     """
     changed = [row for row in rows if row["change"] is not None]
     if not changed:

@@ -16,13 +16,14 @@ MODEL = "model."
 
 
 def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Callable[[Values], int]:
-    """Returns a function from a configuration, by dotted path, to the number of its network's parameters.
+    """Returns a function that counts the weights of the network which a configuration describes.
 
-    Equal networks are counted once. A network that cannot be built has 0 parameters; its trial reports the
-    error.
+    The function takes values by dotted path, and uses those that begin with `model.`. Values that are not given come
+    from `params`. It builds equal networks only once. It returns 0 for a network that cannot be built; its trial
+    reports the error.
 
     Args:
-        params: All parameters.
+        params: All parameters of the search, with the network's other values and the image size.
         num_classes: Number of classes.
         channels: Number of image channels.
     """

@@ -58,8 +58,9 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
     theirs = content.get("metric")
     if USER_METRIC in objectives.metrics and theirs != params.evaluate.metric:
         raise UserError(
-            f"{where}: its {USER_METRIC} is {theirs or 'not measured'}, and evaluate.metric is "
-            f"{params.evaluate.metric}; leave search.warm_start at null, or name a search that had this function."
+            f"{where}: its {USER_METRIC} is {theirs or 'not measured'}, but evaluate.metric of this search is "
+            f"{params.evaluate.metric}; leave search.warm_start at null, or name a search whose {USER_METRIC} is "
+            f"{params.evaluate.metric}."
         )
     found = []
     for trial in history.trials.values():
