@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.launch.cluster_files import LAUNCHERS_OWN, Cluster, open_cluster
+from pipeline.cluster.launch.cluster_files import FOLDER, LAUNCHERS_OWN, Cluster, open_cluster
 from pipeline.cluster.launch.launcher import (
     BEGINS,
+    FETCHED,
     HANDED,
     JOB,
     KILLED,
     LOST,
     NONE,
     RUNS,
+    SENT,
     STATE,
     STOPPED,
     SUCCEEDED,
@@ -150,6 +152,12 @@ def test_file_that_is_no_clusters_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("cluster_name: x\n")
     with pytest.raises(UserError, match="it has no section `provider`"):
         open_cluster(Workspace(tmp_path, tmp_path), str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize("path", [SENT, FETCHED, HANDED])
+def test_what_is_copied_is_not_taken_for_a_part_of_the_checkout(path: str) -> None:
+    """Ray compares the beginnings of the two paths alone, and copies no part of a mount into a container."""
+    assert not path.startswith(FOLDER)
 
 
 CONTAINERS = {"provider": {"type": "local", "head_ip": "10.0.0.1"}, "docker": {"container_name": "mine", "image": "i"}}

@@ -70,6 +70,13 @@ KILLED, LOST = "was killed", "unknown to the running Ray"
 HANDED = "~/.sar-search-handed"
 """File on the head with the variables for the bucket of search.cluster.storage, until the run has read it."""
 
+SENT, FETCHED = "~/.sar-search-sent.tar", "~/.sar-search-fetched.tar"
+"""Archives on the head: the checkout that is sent, and the results that are fetched.
+
+Their names must not begin as FOLDER does. Ray takes whatever begins as a path of `file_mounts` for a part of it, and
+then does not copy it into or out of the head's container.
+"""
+
 BACK = ("dvc.lock", "results", "models")
 """Files and folders that are fetched from the head after a run."""
 
@@ -405,13 +412,13 @@ def _send_checkout(cluster: Cluster) -> None:
     It sends the files that git tracks or would add, and the commit. It sends no data.
     """
     with _archive(cluster.root) as archive:
-        copy_by_launcher(cluster, "rsync-up", str(archive), "~/sar-search.tar")
+        copy_by_launcher(cluster, "rsync-up", str(archive), SENT)
     kept = " ".join(f"--exclude=/{name}" for name in STAYS)
     _do(
         cluster,
-        "rm -rf ~/sar-search.new && mkdir ~/sar-search.new && tar -xf ~/sar-search.tar -C ~/sar-search.new && "
+        f"rm -rf ~/sar-search.new && mkdir ~/sar-search.new && tar -xf {SENT} -C ~/sar-search.new && "
         f"rsync -a --delete {kept} ~/sar-search.new/ {FOLDER}/ && "
-        "rm -rf ~/sar-search.new ~/sar-search.tar && git reset -q",
+        f"rm -rf ~/sar-search.new {SENT} && git reset -q",
     )
 
 
@@ -444,11 +451,11 @@ def _fetch_results(cluster: Cluster) -> list[str]:
     Returns the names of those that exist.
     """
     # A run of some stages only may not have made all of them.
-    back = _do(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
+    back = _do(cluster, f"tar -cvf {FETCHED} $(ls -d {' '.join(BACK)} 2>/dev/null)")
     there = [name for name in BACK if any(line.rstrip("/") == name for line in back)]
     with tempfile.TemporaryDirectory(dir=cluster.root, prefix=".cluster-") as folder:
         path = Path(folder) / "back.tar"
-        copy_by_launcher(cluster, "rsync-down", "~/sar-search-back.tar", str(path))
+        copy_by_launcher(cluster, "rsync-down", FETCHED, str(path))
         with tarfile.open(path) as tar:
             tar.extractall(folder, filter="data")
         for name in there:
@@ -456,5 +463,5 @@ def _fetch_results(cluster: Cluster) -> list[str]:
             if here.is_dir():
                 shutil.rmtree(here)
             (Path(folder) / name).replace(here)
-    _do(cluster, "rm -f ~/sar-search-back.tar")
+    _do(cluster, f"rm -f {FETCHED}")
     return there
