@@ -29,7 +29,7 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
     """Returns the configuration of the image source that the parameters name.
 
     A relative `prepare.root` is looked for below `workspace.root`, and then below `workspace.anchor`. The two differ
-    only under `dvc exp run --temp`, where `root` is a temporary copy without the files that git does not track, and
+    only under `dvc exp run --temp`: there `root` is a temporary copy without the files that git does not track.
     `anchor` is the checkout from which it was started. If `prepare.root` is null, a known set is looked for in
     `datasets/` of `anchor`, and other sources have no root.
 
