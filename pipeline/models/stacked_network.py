@@ -148,7 +148,7 @@ def check_stackable(model: nn.Module) -> None:
     Raises:
         CannotStack: it has a module of another kind, or one with options that a stack does not know.
     """
-    from timm.layers import DropPath, LayerScale, PatchEmbed
+    from timm.layers import DropPath, LayerScale, PatchEmbed  # type: ignore[attr-defined, unused-ignore]
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import Attention, VisionTransformer  # type: ignore[attr-defined]
 
@@ -196,7 +196,8 @@ class _Member(nn.Module):
 
     def by_member(self, inputs: Tensor) -> Tensor:
         """Returns a view (M, B, ...) of a tensor (M * B, ...)."""
-        return inputs.unflatten(0, (self.members, -1))
+        found: Tensor = inputs.unflatten(0, (self.members, -1))  # type: ignore[no-untyped-call, unused-ignore]
+        return found
 
 
 class StackedLinear(_Member, nn.Linear):
@@ -337,7 +338,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 def _stacked_classes() -> dict[type[nn.Module], type[nn.Module]]:
     """Returns the classes of modules that have parameters or draw random numbers, with the stacked class of each."""
     if not _CLASSES:
-        from timm.layers import DropPath, LayerNorm, LayerScale
+        from timm.layers import DropPath, LayerNorm, LayerScale  # type: ignore[attr-defined, unused-ignore]
         from timm.models.deit import VisionTransformerDistilled
         from timm.models.vision_transformer import LayerScale as BlockScale  # type: ignore[attr-defined]
         from timm.models.vision_transformer import VisionTransformer
@@ -357,7 +358,7 @@ def _stacked_classes() -> dict[type[nn.Module], type[nn.Module]]:
 
 def _plain_classes() -> set[type[nn.Module]]:
     """Returns the classes of modules that treat every image by itself and have no parameters of their own."""
-    from timm.layers import GluMlp, Mlp, PatchEmbed, SwiGLU
+    from timm.layers import GluMlp, Mlp, PatchEmbed, SwiGLU  # type: ignore[attr-defined, unused-ignore]
     from timm.layers.activations import GELU, GELUTanh, QuickGELU
     from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 

@@ -7,7 +7,7 @@ are those of a run alone, so either kind of run resumes the other. A member that
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -158,7 +158,7 @@ def _fit_together(
     methods: Sequence[Mapping[str, Regularizer]],
     resume: Sequence[TrainState] | None,
     meter: UsageMeter | None,
-) -> Iterator[list[Epoch | Diverged]]:
+) -> Generator[list[Epoch | Diverged], None, None]:
     """Trains networks as one stack, and yields after every epoch what became of each.
 
     Args:

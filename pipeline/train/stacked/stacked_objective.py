@@ -57,7 +57,7 @@ class StackedObjective:
         images = inputs.flatten(0, 1)
         logits = self._stack(images)
         losses = members[0].cross_entropy(at_least_float32(logits), labels.flatten(0, 1), reduction="none")
-        total = losses.unflatten(0, (count, -1)).mean(1)
+        total = losses.unflatten(0, (count, -1)).mean(1)  # type: ignore[no-untyped-call, unused-ignore]
         monitors = {"cross_entropy": total.detach()}
         for name, weight in weights.items():
             if weight == 0.0:
@@ -117,6 +117,7 @@ def split_features(features: Features, members: int) -> list[Features]:
         found: Tensor | None = getattr(features, each.name)
         if found is not None:
             # By `unbind`, the backward pass puts the members' gradients together once; slices would add M of them up.
-            for own, part in zip(split, found.unflatten(0, (members, -1)).unbind(), strict=True):
+            parts = found.unflatten(0, (members, -1)).unbind()  # type: ignore[no-untyped-call, unused-ignore]
+            for own, part in zip(split, parts, strict=True):
                 own[each.name] = part
     return [Features(**own) for own in split]
