@@ -283,44 +283,6 @@ def train_run(
     )
 
 
-def train_stacked(
-    runs: Sequence[TrainingRun],
-    params: Params,
-    data: TrainingData,
-    *,
-    seeds: Sequence[int],
-    resume: Sequence[TrainState] | None = None,
-    role: str = "train",
-) -> Iterator[dict[int, Epoch | Diverged]]:
-    """Trains runs of one configuration together (`pipeline.train.stacked.stacked_loop.fit_stacked`), as `train_run`
-    trains each alone.
-
-    Args:
-        runs: The runs.
-        params: Their configuration.
-        data: The data.
-        seeds: Each run's seed of batches and augmentation.
-        resume: Each run's training state to resume from, all after the same epoch; None to begin.
-        role: As for `train_run`.
-
-    Yields:
-        After each epoch, by the index of the run, its epoch or that it diverged.
-
-    Raises:
-        CannotStack: The runs cannot be trained together.
-    """
-    return fit_stacked(
-        [run.model for run in runs],
-        data.batches(role, scaled_by=role),
-        params.train.config(),
-        seeds=seeds,
-        val=data.batches("val") if role == "train" else None,
-        regularizers=[run.regularizers for run in runs],
-        resume=resume,
-        meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
-    )
-
-
 def load_resume_state(run: TrainingRun, folder: Path) -> TrainState:
     """Loads the weights of a checkpoint into a run, and returns the training state from which `train_run` resumes.
 
@@ -397,8 +359,8 @@ def train_stacked_resumable(
         data: The data.
         on_epoch: For each run the function that `train_resumable` calls.
         seeds: Each run's seed of batches and augmentation.
-        resume: Each run's training state to resume from; None to begin.
-        role: Role of the training images.
+        resume: Each run's training state to resume from, all after the same epoch; None to begin.
+        role: As for `train_run`.
 
     Returns:
         By the index of the run, how it diverged; runs that reached the last epoch are left out.
@@ -409,7 +371,17 @@ def train_stacked_resumable(
     diverged: dict[int, Diverged] = {}
     with ExitStack() as opened:
         writers = [opened.enter_context(CheckpointWriter()) for _ in runs]
-        for ended in train_stacked(runs, params, data, seeds=seeds, resume=resume, role=role):
+        epochs = fit_stacked(
+            [run.model for run in runs],
+            data.batches(role, scaled_by=role),
+            params.train.config(),
+            seeds=seeds,
+            val=data.batches("val") if role == "train" else None,
+            regularizers=[run.regularizers for run in runs],
+            resume=resume,
+            meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
+        )
+        for ended in epochs:
             for index, epoch in ended.items():
                 if isinstance(epoch, Diverged):
                     diverged[index] = epoch

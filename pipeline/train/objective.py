@@ -6,7 +6,6 @@ It is therefore made after the network, and closed when training ends.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -41,7 +40,31 @@ class StepLoss:
     monitors: Mapping[str, Tensor]
 
 
-class Objective:
+class Tapped:
+    """Owner of the taps of a network: a collector of features for each method, by its name."""
+
+    def __init__(self) -> None:
+        self._collectors: dict[str, Collector] = {}
+
+    def _forget(self) -> None:
+        """Drops what the taps hold of the last forward pass."""
+        for collector in self._collectors.values():
+            collector.clear()
+
+    def close(self) -> None:
+        """Removes the taps from the network."""
+        for collector in self._collectors.values():
+            collector.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes the taps from the network."""
+        self.close()
+
+
+class Objective(Tapped):
     """Cross-entropy plus the sum over methods of weight(epoch) times the method's loss.
 
     Methods that have no weight and are not watched are left out. The others are prepared for the network here. The
@@ -72,13 +95,13 @@ class Objective:
         class_weights: NDArray[np.float64] | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__()
         self._model = model
         self._device = device_of(model)
         self._regularizers = {name: method for name, method in regularizers.items() if method.active}
         self._planned_epochs = planned_epochs
         self._label_smoothing = label_smoothing
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=device_of(model))
-        self._collectors: dict[str, Collector] = {}
         try:
             for name, method in self._regularizers.items():
                 self._prepare(name, method, seed)
@@ -202,15 +225,15 @@ class Objective:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
-    def evaluate(self, name: str, features: Callable[[], Features]) -> RegularizerOutput:
-        """Returns a method's output on features, which are collected without autocast too.
+    def evaluate(self, name: str, features: Features) -> RegularizerOutput:
+        """Returns a method's output on features, computed without autocast.
 
         Args:
             name: the method's name.
-            features: returns the features that the method needs.
+            features: the features that the method needs.
         """
         with without_autocast(self._device):
-            output: RegularizerOutput = self._regularizers[name](features())
+            output: RegularizerOutput = self._regularizers[name](features)
         return output
 
     def _regularize(self, name: str, inputs: Tensor, masks: Tensor | None) -> RegularizerOutput:
@@ -221,24 +244,9 @@ class Objective:
             inputs: (B, C, H, W).
             masks: (B, H, W); None: no method needs masks.
         """
-        return self.evaluate(name, partial(self._collectors[name].features, inputs, masks))
-
-    def _forget(self) -> None:
-        """Drops what the taps hold of the last forward pass."""
-        for collector in self._collectors.values():
-            collector.clear()
-
-    def close(self) -> None:
-        """Removes the taps from the network."""
-        for collector in self._collectors.values():
-            collector.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Removes the taps from the network."""
-        self.close()
+        with without_autocast(self._device):
+            features = self._collectors[name].features(inputs, masks)
+        return self.evaluate(name, features)
 
 
 def _inputs_shape(model: nn.Module) -> tuple[int, ...]:

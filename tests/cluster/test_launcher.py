@@ -195,9 +195,9 @@ def test_machine_that_is_to_run_containers_is_asked_for_what_rays_launcher_needs
         text=True,
     )
     assert done.stderr == ""
-    assert [line.startswith(start) for line, start in zip(done.stdout.splitlines(), said, strict=True)] == [True] * len(
-        said
-    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(said), lines
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True)), lines
 
 
 def test_podman_without_what_ray_needs_for_it_is_refused_before_any_machine_is_asked(tmp_path: Path) -> None:

@@ -138,9 +138,13 @@ def up(cluster: Cluster) -> Iterator[str]:
             "take down what has started by `cluster down`."
         )
     wanted, until = len(cluster.own_machines), time.monotonic() + NODES_S
-    while len(there := _nodes(cluster)) < wanted and time.monotonic() < until:
+    there, said = _nodes(cluster)
+    while len(there) < wanted and time.monotonic() < until:
         time.sleep(5)
+        there, said = _nodes(cluster)
     yield from there
+    if said:
+        raise UserError(f"the head does not say which nodes there are: {said}")
     missing = [address for address in cluster.own_machines if not any(f"({address}," in line for line in there)]
     if missing:
         raise UserError(
@@ -206,7 +210,8 @@ def status(cluster: Cluster) -> Iterator[str]:
     Raises:
         UserError: the head cannot be reached.
     """
-    yield from _nodes(cluster) or ["no node answers"]
+    there, said = _nodes(cluster)
+    yield from there or [f"no node answers{said and ': '}{said}"]
     yield f"run: {_state(cluster)}"
     yield from head_lines(cluster, f"ray job logs $(cat {JOB}) 2>/dev/null | tail -n 5")
 
@@ -307,11 +312,13 @@ def print_nodes() -> None:
         print(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs")
 
 
-def _nodes(cluster: Cluster) -> list[str]:
+def _nodes(cluster: Cluster) -> tuple[list[str], str]:
+    """Returns a line for each node, and why the head could not be asked; "" if it could."""
     try:
-        return _do(cluster, "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'")
-    except UserError:
-        return []
+        asked = "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'"
+        return _do(cluster, asked), ""
+    except UserError as error:
+        return [], str(error)
 
 
 def _do(cluster: Cluster, command: str) -> list[str]:

@@ -5,8 +5,6 @@ Shapes: M members, B images of each, C channels, K classes.
 
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +13,10 @@ from pipeline.models.precision import without_autocast
 from pipeline.models.stacked_network import streams_of_stack
 from pipeline.regularizers.base import Features, RegularizerOutput, at_least_float32
 from pipeline.regularizers.features import Collector
-from pipeline.train.objective import Objective, StepLoss
+from pipeline.train.objective import Objective, StepLoss, Tapped
 
 
-class StackedObjective:
+class StackedObjective(Tapped):
     """The objectives of a stack's members, whose losses add up, so that each member has the gradient of its own.
 
     Args:
@@ -27,9 +25,9 @@ class StackedObjective:
     """
 
     def __init__(self, stack: nn.Module, members: Sequence[Objective]) -> None:
+        super().__init__()
         self._stack, self._members = stack, members
         self._streams = streams_of_stack(stack)
-        self._collectors: dict[str, Collector] = {}
         self.trainable = nn.ModuleList(member.trainable for member in members)
         try:
             for name, method in members[0].methods.items():
@@ -69,8 +67,7 @@ class StackedObjective:
                 output = self._one_by_one(name, features)
             total = torch.add(total, output.loss, alpha=weight)
             monitors |= {f"{name}/{key}": value for key, value in output.monitors.items()}
-        for collector in self._collectors.values():
-            collector.clear()
+        self._forget()
         monitors["loss"] = total.detach()
         return StepLoss(total.sum(), logits.detach().unflatten(0, (count, -1)), monitors)
 
@@ -84,25 +81,9 @@ class StackedObjective:
         outputs = []
         for index, own in enumerate(split_features(features, len(self._members))):
             with self._streams.of_member(index):  # some methods draw
-                outputs.append(self._members[index].evaluate(name, partial(_given, own)))
+                outputs.append(self._members[index].evaluate(name, own))
         monitors = {key: torch.stack([each.monitors[key] for each in outputs]) for key in outputs[0].monitors}
         return RegularizerOutput(torch.stack([each.loss for each in outputs]), monitors)
-
-    def close(self) -> None:
-        """Removes the taps from the stack."""
-        for collector in self._collectors.values():
-            collector.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Removes the taps from the stack."""
-        self.close()
-
-
-def _given(features: Features) -> Features:
-    return features
 
 
 def split_features(features: Features, members: int) -> list[Features]:
