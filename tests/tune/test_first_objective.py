@@ -356,7 +356,9 @@ def test_a_search_that_did_not_measure_it_is_refused() -> None:
     for theirs, said in ((None, "not measured"), ("mine:g", "mine:g")):
         content = {} if theirs is None else {"metric": theirs}
         history = history_of("val/metric", {2: {"val/metric": 0.1}}, **content)
-        with pytest.raises(UserError, match=rf"w: its val/metric is {said}, but evaluate\.metric of this search is mine:f"):
+        with pytest.raises(
+            UserError, match=rf"w: its val/metric is {said}, but evaluate\.metric of this search is mine:f"
+        ):
             results_from_search(history, mine, SPACE, where="w")
     same = history_of("val/metric", {2: {"val/metric": 0.1}}, metric="mine:f")
     assert results_from_search(same, mine, SPACE, where="w")
