@@ -140,11 +140,12 @@ def read_comparison(workspace: Workspace, params: Params, given: str) -> Compari
     recipe = _merge({spaces[name].file: dimensions for name, dimensions in own.items()}, "parameters")
     methods = []
     for name, space in spaces.items():
-        if not space.dimensions.keys() - own[name].keys():
+        turned_off = params.with_values(_control_values(space, params), where=space.file)
+        if not space.dimensions.keys() - own[name].keys() and turned_off == params:
             raise UserError(
-                f"{space.file} varies only parameters of the recipe ({', '.join(space.dimensions)}), so it is not a "
-                "method to compare. Leave it out: if the space of a method varies such parameters, the control is "
-                "tuned over them in any case."
+                f"{space.file} varies only parameters of the recipe ({', '.join(space.dimensions)}), and its control "
+                "sets no parameter to another value than params.yaml has, so it is not a method to compare. Leave it "
+                "out: if the space of a method varies such parameters, the control is tuned over them in any case."
             )
         whole = replace(space, dimensions={**space.dimensions, **recipe})
         fixed = {path: value for path, value in off.items() if path not in _control_values(space, params)}

@@ -138,6 +138,17 @@ def test_a_written_search_reads_back_as_the_same_space_and_parameters(workspace:
     assert load_params(workspace.params) == asked
 
 
+def test_a_space_of_the_recipe_alone_is_a_method_if_its_control_turns_something_off(workspace: Workspace) -> None:
+    write_space(workspace, "no_skip.yaml", {"train.lr": RATE}, {"baseline": {"model.last_block": "standard"}})
+    with pytest.raises(UserError, match=r"no_skip\.yaml varies only parameters of the recipe"):
+        read(workspace, "sar,no_skip.yaml")  # params.yaml has the control's value too
+    text = workspace.params.read_text()
+    assert "last_block: standard" in text
+    workspace.params.write_text(text.replace("last_block: standard", "last_block: no_skip"))
+    found = {search.name: search.params.model.last_block for search in read(workspace, "sar,no_skip.yaml").searches}
+    assert found == {CONTROL: "standard", "sar": "standard", "no_skip": "no_skip"}
+
+
 def test_a_file_of_the_users_own_is_a_method_by_its_name(workspace: Workspace) -> None:
     write_space(workspace, "mine.yaml", SAR, OFF)
     (method,) = read(workspace, "mine.yaml").methods
