@@ -32,6 +32,13 @@ START_S = (8.0, 30.0)
 cores.
 """
 
+PROCESS_BYTES = 600 * 2**20
+"""GPU memory that a process takes beside its tensors: the CUDA context and the libraries' workspaces. It is a typical
+value, which was not measured here."""
+
+RESERVED = 1.1
+"""Memory that torch's allocator reserves, as a multiple of the memory of the tensors."""
+
 BESIDE = 1.5
 """Largest factor by which trials on neighbouring CPU cores slow a step, by shared caches, memory and cores."""
 
@@ -77,6 +84,7 @@ class Estimate:
         disk: Size of the checkpoints, in words.
         searches: Number of searches, which run one after another.
         disk_bytes: Size of the checkpoints in bytes; 0 where it is not computed.
+        gpu_memory: Number of trials that a GPU holds, in words; empty without a GPU.
     """
 
     seconds: Range
@@ -88,6 +96,7 @@ class Estimate:
     disk: str = ""
     searches: int = 1
     disk_bytes: float = 0.0
+    gpu_memory: str = ""
 
     def describe(self) -> list[str]:
         """Returns the estimate as lines of text, in the layout of the plan's."""
@@ -100,6 +109,7 @@ class Estimate:
             lines.append(f"{' ' * 10}an estimate, scaled up from a shorter measurement: {self.estimated}")
         lines += [" " * 10 + ", ".join(more)] if more else []
         lines += [f"{' ' * 10}{describe_seconds(self.retraining)} for retraining"] if self.retraining else []
+        lines += [f"{'memory':<10}{self.gpu_memory}"] if self.gpu_memory else []
         return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])
 
 
@@ -205,6 +215,40 @@ def check_memory(cost: StepCost, plan: Plan) -> None:
         raise UserError(
             f"params.yaml: {advice} It needs {format_size(cost.memory_bytes)}; there are {format_size(there)}."
         )
+
+
+def trials_per_gpu(memory_bytes: int, gpu_bytes: int) -> int:
+    """Returns how many trials a GPU holds at the same time, by its memory; 0 if it does not hold one.
+
+    Each trial is a process of its own, and takes `PROCESS_BYTES` beside its tensors.
+
+    Args:
+        memory_bytes: Largest memory of a trial's tensors.
+        gpu_bytes: Memory of the GPU.
+    """
+    return int(gpu_bytes // (memory_bytes * RESERVED + PROCESS_BYTES))
+
+
+def describe_gpu_memory(cost: StepCost, plan: Plan) -> str:
+    """Returns how many trials a GPU holds, in words, with the value of `search.gpus_per_trial`; empty on a CPU.
+
+    Args:
+        cost: The measured cost of a step.
+        plan: The plan of the search.
+    """
+    if cost.memory_bytes is None or not plan.resources.gpus:
+        return ""
+    there = _gpu_bytes(plan.device)
+    most = trials_per_gpu(cost.memory_bytes, there)
+    takes = f"a trial takes {format_size(cost.memory_bytes)} of the GPU's {format_size(there)}"
+    if most < 2:
+        return f"{takes}, so a GPU holds one trial"
+    resources = plan.resources
+    cores = resources.machine_cpus // (resources.cpus * max(1, resources.machine_gpus))
+    count = max(1, min(most, cores))
+    fewer = f", and the CPU cores suffice for {count} on each" if count < most else ""
+    share = math.floor(1000 / count) / 1000 if count > 1 else 1
+    return f"{takes}, so a GPU holds {most}{fewer}: search.gpus_per_trial: {share:g}"
 
 
 def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:

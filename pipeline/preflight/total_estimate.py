@@ -12,6 +12,7 @@ from pipeline.preflight.estimate import (
     check_disk,
     check_memory,
     describe_disk,
+    describe_gpu_memory,
     estimate,
     remaining_work,
     retraining_seconds,
@@ -71,6 +72,7 @@ def estimate_searches(
         retraining=retraining_seconds(whole, cost, arms=arms) if arms else None,
         estimated=cost.estimated,
         disk=describe_disk(cost, whole, stored),
+        gpu_memory=describe_gpu_memory(cost, whole),
         disk_bytes=(stored + whole.resources.max_concurrent) * cost.checkpoint_bytes,
     )
 
@@ -90,6 +92,7 @@ def add_estimates(found: Sequence[Estimate]) -> Estimate:
         cost=_add([each.cost for each in found]),
         retraining=_add(retraining),
         estimated=next((each.estimated for each in found if each.estimated), ""),
+        gpu_memory=next((each.gpu_memory for each in found if each.gpu_memory), ""),
         searches=sum(each.searches for each in found),
         disk_bytes=math.fsum(each.disk_bytes for each in found),
     )

@@ -21,7 +21,7 @@ from pipeline.data.batches.batches import ImageBatches
 from pipeline.models.freeze import enter_training
 from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.class_weights import weights_by_label
-from pipeline.train.compilation import compile_network, original_network
+from pipeline.train.compilation import StepCompiler, original_network
 from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.distributed import SharedObjective, streams_of, total
 from pipeline.train.ema import make_average, swapped_weights
@@ -153,6 +153,8 @@ def fit(
     retain_freed_memory()
     raise_gc_threshold()
     steps = -(-len(train) // config.batch_size)
+    first = 0 if resume is None else int(resume["epoch"])
+    left = steps * (config.epochs - first)
     shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
     check_masks(methods, train)
     masked = any(method.needs.masks and method.weight for method in methods.values())
@@ -173,15 +175,20 @@ def fit(
         objective,
         checkpointed(model, config.grad_checkpointing),
         use_onednn_linear(model),
-        compile_network(model, config, device=device_of(model), steps=steps * config.epochs),
+        StepCompiler(
+            model,
+            config,
+            device=device_of(model),
+            batch=min(config.batch_size, len(train)),
+            steps=left,
+            shared=world is not None,
+        ) as compiler,
     ):
         optimizer = make_optimizer(model, config, beside=objective.trainable)
         schedule = make_schedule(optimizer, config, steps)
-        first = 0
         if resume is not None:
             objective.load_state(resume.get("regularizers", {}))
             optimizer.load_state_dict(resume["optimizer"])
-            first = int(resume["epoch"])
         stepped = objective if world is None else SharedObjective(model, objective)
         for epoch in range(first, config.epochs):
             started = time.perf_counter()
@@ -195,9 +202,9 @@ def fit(
             for step, (inputs, labels, masks) in enumerate(batches, start=epoch * steps):
                 schedule.step_update(step)
                 shard = None if shares is None else shares[step - epoch * steps]
-                monitors = take_step(
-                    model, stepped, optimizer, inputs, labels, masks, epoch=epoch, config=config, shard=shard
-                )
+                arguments = model, stepped, optimizer, inputs, labels, masks
+                work = partial(take_step, *arguments, epoch=epoch, config=config, shard=shard)
+                monitors = compiler.run(work, images=len(labels) if shard is None else shard.images)
                 if average is not None:
                     average.update(model, step + 1)
                 means.add(monitors, len(labels) if shard is None else shard.images)

@@ -15,15 +15,19 @@ from pipeline.errors import UserError
 from pipeline.preflight import estimate as module
 from pipeline.preflight.estimate import (
     BESIDE,
+    PROCESS_BYTES,
+    RESERVED,
     START_S,
     Estimate,
     RemainingWork,
     check_disk,
     check_memory,
     describe_disk,
+    describe_gpu_memory,
     estimate,
     retraining_seconds,
     stored_checkpoints,
+    trials_per_gpu,
 )
 from pipeline.preflight.plan import Plan
 from pipeline.tune.task import Resources
@@ -201,6 +205,41 @@ def test_refusal_of_memory_tells_both_sizes_and_the_share(planned: Callable[...,
         check_memory(replace(COST, memory_bytes=4_000_000_000), planned(**on_gpu(0.25)))
     assert "25% of a GPU (search.gpus_per_trial 0.25)" in str(refused.value)
     assert str(refused.value).endswith("It needs 4.0 GB; there are 2.5 GB.")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("memory", "resources", "said"),
+    [
+        (500_000_000, Resources(1, 1, 8, 64, 1), "a GPU holds 8: search.gpus_per_trial: 0.125"),
+        (500_000_000, Resources(1, 0.5, 8, 64, 1), "a GPU holds 8: search.gpus_per_trial: 0.125"),
+        (500_000_000, Resources(2, 1, 8, 6, 1), "8, and the CPU cores suffice for 3 on each: search.gpus_per_trial: 0.333"),
+        (500_000_000, Resources(1, 1, 8, 6, 2), "8, and the CPU cores suffice for 3 on each: search.gpus_per_trial: 0.333"),
+        (500_000_000, Resources(1, 1, 1, 1, 1), "8, and the CPU cores suffice for 1 on each: search.gpus_per_trial: 1"),
+        (5_000_000_000, Resources(1, 1, 8, 64, 1), "so a GPU holds one trial"),
+        (20_000_000_000, Resources(1, 1, 8, 64, 1), "so a GPU holds one trial"),
+    ],
+)  # fmt: skip
+def test_how_many_trials_a_gpu_holds_is_said(
+    planned: Callable[..., Plan], memory: int, resources: Resources, said: str
+) -> None:
+    line = describe_gpu_memory(replace(COST, memory_bytes=memory), planned(device="cuda", resources=resources))
+    assert line.startswith("a trial takes ")
+    assert " of the GPU's 10 GB, so " in line
+    assert line.endswith(said)
+
+
+def test_trials_that_share_a_gpu_fit_with_what_their_processes_take() -> None:
+    for memory in (1, 10**6, 10**8, 10**9, 10**11):
+        held = trials_per_gpu(memory, 10**11)
+        assert held * (memory + PROCESS_BYTES) <= 10**11
+        assert (held + 1) * (RESERVED * memory + PROCESS_BYTES) > 10**11
+
+
+def test_memory_of_a_cpu_is_not_told(planned: Callable[..., Plan]) -> None:
+    assert describe_gpu_memory(COST, planned()) == ""
+    lines = Estimate((60.0, 60.0), (1.0, 1.0), None, None, gpu_memory="a GPU holds 8").describe()
+    assert lines[1:] == ["memory    a GPU holds 8"]
 
 
 def test_memory_of_a_cpu_is_not_judged(planned: Callable[..., Plan]) -> None:

@@ -169,8 +169,8 @@ class TrainParams(Section):
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Whether training is compiled by torch.compile; auto: on CUDA, in runs of 2000 steps or more, "
-        "and never with grad_checkpointing.",
+        description="Whether training is compiled by torch.compile; auto: on CUDA, if timed steps show that it "
+        "shortens the run. Never with grad_checkpointing.",
     )
     workers: int = Field(
         0,

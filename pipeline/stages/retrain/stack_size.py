@@ -109,6 +109,8 @@ def fastest(speeds: Mapping[int, float]) -> StackChoice:
 def time_epoch(params: Params, data: "TrainingData", weights: Mapping[str, Weights], size: int) -> float:
     """Returns the seconds of a short epoch of some runs together, or of a single run as `fit` trains it.
 
+    A single run may be compiled. Under `train.compile: auto`, that is timed too where a run may be long enough.
+
     Args:
         params: The configuration.
         data: The data.
@@ -117,14 +119,22 @@ def time_epoch(params: Params, data: "TrainingData", weights: Mapping[str, Weigh
     """
     from pipeline.assembly import build_run
     from pipeline.data.batches.batches import ImageBatches
-    from pipeline.train.compilation import is_worth_compiling
+    from pipeline.train.compilation import ASSUMED_SAVING, ASSUMED_SECONDS, may_compile
     from pipeline.train.loop import fit
     from pipeline.train.stacked.stacked_loop import fit_stacked
 
     config, ids = params.train.config(), data.ids(ROLE)
-    steps = config.epochs * -(-len(ids) // config.batch_size)
-    compiled = size == 1 and is_worth_compiling(config, data.device, steps)  # by the run's own length
-    config = dataclasses.replace(config, epochs=max(2, config.epochs), compile="always" if compiled else "never")
+    config = dataclasses.replace(config, epochs=max(2, config.epochs))
+    if size == 1 and config.compile == "auto" and may_compile(config, data.device):
+        plain = time_epoch(params.with_values({"train.compile": "never"}, where="eager"), data, weights, size)
+        share = min(1.0, STEPS * config.batch_size / len(ids))  # of an epoch of the run
+        if plain / share * config.epochs * ASSUMED_SAVING <= ASSUMED_SECONDS:
+            return plain
+        return min(
+            plain, time_epoch(params.with_values({"train.compile": "always"}, where="compiled"), data, weights, 1)
+        )
+    if size > 1:
+        config = dataclasses.replace(config, compile="never")
     images = ImageBatches(data.prepared, ids[: STEPS * config.batch_size], data.scale(ROLE), data.device)
     runs = [build_run(params, data, seed=seed, scaled_by=ROLE, weights=weights) for seed in range(size)]
     epochs: Iterator[object]
