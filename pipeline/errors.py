@@ -1,8 +1,8 @@
 """Errors that the user must fix, with their exit status, and functions that keep their messages short.
 
-Every room may raise these errors. Only `pipeline.cli` and `pipeline.stages` turn them into a message and an exit
-status, so that a user's mistake never shows a traceback. Values that a user wrote may be of any size. `format_value`,
-`quote_name` and `join_lines` limit their length in messages.
+Every folder of `pipeline/` may raise these errors. Only `pipeline.cli` and `pipeline.stages` turn them into a
+message and an exit status, so that a user's mistake never shows a traceback. Values that a user wrote may be of any
+size. `format_value`, `quote_name` and `join_lines` limit their length in messages.
 """
 
 import json
@@ -53,8 +53,9 @@ def format_value(value: Any, longest: int = 80) -> str:
 
 
 def comma_words(value: Any) -> str:
-    """Returns a remark on a value that is a number with a decimal comma, or contains one that was split; "" for
-    others.
+    """Returns a remark on a decimal comma in a value; "" if there is none.
+
+    The value is a text such as "0,01", or a mapping with such a text or with a number that the comma has split.
 
     Args:
         value: The value that a user gave.
@@ -79,9 +80,9 @@ def _within(item: Any) -> str:
 
 
 def stray_words(key: Any, value: Any) -> str:
-    """Returns a remark on a key without a value that follows a decimal comma within braces; "" for other keys.
+    """Returns a remark on a key that consists of the digits after a decimal comma within braces; "" for other keys.
 
-    After `1,5e-3` the key is a small number.
+    YAML reads `{low: 1,5e-3}` as `{low: 1, 0.005: null}`. So such a key is a number and has no value.
 
     Args:
         key: Key of a mapping.

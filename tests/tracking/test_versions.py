@@ -279,7 +279,7 @@ def test_the_networks_of_this_repository_are_portable(networks: Path) -> None:
 def test_a_checkpoint_that_makes_no_model_gets_no_version(
     store: Store, name: str, register: Callable[..., Registered], linear: torch.nn.Module, write_checkpoint: Write
 ) -> None:
-    with pytest.raises(UserError, match="cannot be used: the weights do not belong"):
+    with pytest.raises(UserError, match="does not classify example images: the weights do not belong"):
         register(checkpoint=write_checkpoint(linear, "four", num_classes=4, classes=list("abcd")))
     with pytest.raises(UserError, match="no numbers"):
         register(checkpoint=write_checkpoint(scale(linear, math.nan), "nan"))

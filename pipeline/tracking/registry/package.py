@@ -211,7 +211,10 @@ def pack(
         if len(answer) != len(example) or not np.isfinite(answer["probability"]).all():
             raise ValueError(f"{len(example)} images gave {len(answer)} answers, or answers that are no numbers")
     except Exception as error:  # the network's code may raise anything
-        raise UserError(f"the model made of {checkpoint} cannot be used: {error}") from error
+        raise UserError(
+            f"{checkpoint}: no version was registered, because the model packed from it does not load, or does not "
+            f"classify example images: {error}"
+        ) from error
 
 
 def _sources(code: Path) -> Iterator[Path]:

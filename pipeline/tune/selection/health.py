@@ -1,11 +1,11 @@
 """Health of a search: faults that its own records show, each with a remedy.
 
     edge_of_range       the best configuration lies at the end of a range towards which the others get better, too
-    no_effect           a parameter had no effect that so many trials could show
-    tie                 configurations differ no more than seeds and images make equal ones differ
+    no_effect           the trials show no effect of a parameter, although there are enough of them
+    tie                 configurations differ no more than equal ones do by chance of seeds and images
     control_ahead       a control is ahead of every trial, over the seeds that they share
-    rungs               the order at the rungs says little of the order at the end
-    validation_images   the validation images alone part configurations by more than these differ, and than matters
+    rungs               the order of trials at the rungs hardly predicts their order at the end
+    validation_images   the error from the choice of validation images exceeds the differences of configurations
 
 Each is an alarm only if the records show the fault, not if they merely fail to exclude it. At most one of
 twenty searches without a fault is to have any alarm (`benchmarks/search_health.py`). A search that converges
