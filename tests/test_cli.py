@@ -303,6 +303,7 @@ def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
         (["gc", "--dry-run"], 0, "nothing to remove"),
         (["gc"], 0, "nothing to remove"),
         (["gc", "--keep", "-1"], 2, "Invalid value for '--keep'"),
+        (["dashboard"], 2, "no study yet"),
     ],
 )  # fmt: skip
 def test_questions_about_searches_before_there_are_any(
@@ -312,6 +313,29 @@ def test_questions_about_searches_before_there_are_any(
     assert done.status == status
     assert said in done.out + done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "compare "),
+        (["params"], "train.class_weights"),
+        (["params", "search"], "search.budget.full_trainings"),
+        (["datasets"], "oxford_pets"),
+    ],
+)
+def test_lists_are_printed(command: Callable[..., Said], arguments: list[str], said: str) -> None:
+    done = command(*arguments)
+    assert (done.status, done.err) == (0, "")
+    assert said in done.out
+
+
+@pytest.mark.parametrize("answer", ["--resume-anyway", "--new"])
+def test_check_without_measuring_takes_an_answer_beforehand(command: Callable[..., Said], answer: str) -> None:
+    done = command("check", "--no-measure", answer)
+    assert done.status == 0, done.err
+    assert "2 trials and 2 controls" in done.out
+    assert command("check", "--new", "--resume-anyway").status == 2
 
 
 def test_promote_without_a_challenger_says_what_to_run_first(command: Callable[..., Said]) -> None:
@@ -329,12 +353,14 @@ def test_results_before_a_run_say_what_to_run_first(command: Callable[..., Said]
 def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: Callable[..., Said]) -> None:
     for stage in ("prepare", "split"):
         assert checkout.run(sys.executable, "-m", f"pipeline.stages.{stage}").returncode == 0
-    done = command("train", "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
+    saved = ("--save", str(checkout.root / "backbone"))
+    done = command("train", *saved, "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
     assert done.status == 0, done.err
-    *lines, used = done.out.strip().splitlines()
+    *lines, used, left = done.out.strip().splitlines()
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert "val/spatial_entropy/value" in lines[-1]
     assert used.startswith("used: CPU cores ")
+    assert left.startswith(f"{saved[1]}: the checkpoint; ")
 
 
 def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> None:

@@ -64,6 +64,37 @@ def test_environment_that_is_ready_is_left_alone(nasty: Path) -> None:
     assert make(nasty, "help").stdout.startswith("  make help ")
 
 
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        ("repro", "sar-search repro"),
+        ("ui", "sar-search ui --port 5000"),
+        ("ui PORT=5001", "sar-search ui --port 5001"),
+        ("dashboard", "sar-search dashboard --port 8080"),
+        ("cluster-up", "sar-search cluster up onprem"),
+        ("cluster-repro CLUSTER=my.yaml", "sar-search cluster repro my.yaml"),
+        ("cluster-status CLUSTER=onprem", "sar-search cluster status onprem"),
+        ("cluster-stop CLUSTER=onprem", "sar-search cluster stop onprem"),
+        ("cluster-logs CLUSTER=onprem", "sar-search cluster logs onprem"),
+        ("cluster-down CLUSTER=onprem", "sar-search cluster down onprem"),
+        ("services-up WORKERS=2", "docker/services.sh up 2"),
+        ("bench", "python benchmarks/run_all.py"),
+    ],
+)
+def test_target_is_a_command(tmp_path: Path, typed: str, run: str) -> None:
+    done = make(furnish(tmp_path), "-n", *typed.split())
+    assert (done.stdout, done.stderr, done.returncode) == (f"{run}\n", "", 0)
+
+
+def test_what_is_cleaned_can_be_made_again_and_searches_stay(tmp_path: Path) -> None:
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    made, stay = ("data", "models", "results", "pipeline/__pycache__"), ("state", "pipeline", "tests", "benchmarks")
+    for name in (*made, *stay):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    assert make(tmp_path, "clean").returncode == 0
+    assert [name for name in (*made, *stay) if (tmp_path / name).is_dir()] == [*stay]
+
+
 def test_new_checkout_makes_an_environment(nasty: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy2(ROOT / name, nasty / name)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from copied import ROOT, set_parameters
 from support.partial_results import filled
 
 from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations, store_evaluation
 from pipeline.artifacts.retraining import Retraining
+from pipeline.cli import cli
 from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
 from pipeline.score.comparison import compare_arms, compare_scores
@@ -112,6 +114,21 @@ def test_searches_can_be_chosen_and_compared_with_one_of_them(workspace: Workspa
     only = list(describe_comparison(workspace, ["c"]))
     assert any("family of 1 comparison:" in line for line in only)
     assert not any("aaaaaaaa" in line for line in only)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"), [(["a", "c"], {"a", "c"}), (["--against", "b"], {"a", "c"}), ([], {"a", "b", "c"})]
+)
+def test_the_command_takes_searches_and_one_to_compare_with(
+    workspace: Workspace, arguments: list[str], shown: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for letter in "abc":
+        keep(workspace, letter, 0.1)
+    (workspace.root / "dvc.yaml").touch()
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(cli, ["compare", *arguments])
+    assert done.exit_code == 0, done.exception
+    assert {line[0] for line in done.stdout.splitlines() if line[:8] in {letter * 8 for letter in "abc"}} == shown
 
 
 def test_arms_are_paired_where_their_seeds_are_the_same_ones(workspace: Workspace) -> None:

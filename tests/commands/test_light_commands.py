@@ -36,9 +36,10 @@ def imported_by(workspace: Workspace, *arguments: str) -> tuple[str, set[str]]:
         (["status"], "pipeline.commands.status", "digits"),
         (["status", ""], "pipeline.commands.status", "stopped early"),
         (["logs", "t0000"], "pipeline.commands.logs", "val/accuracy"),
+        (["logs", "t0000", "--follow"], "pipeline.commands.logs", "val/accuracy"),
         (["gc", "--dry-run"], "pipeline.commands.gc", ""),
     ],
-    ids=["help", "status", "status of one", "logs", "gc"],
+    ids=["help", "status", "status of one", "logs", "followed logs", "gc"],
 )  # fmt: skip
 def test_command_answers_without_importing_an_engine(
     workspace: Workspace, arguments: list[str], module: str, said: str

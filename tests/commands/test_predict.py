@@ -137,6 +137,15 @@ def test_overlays_show_the_attention_and_none_replaces_another(
         assert image.size == (predict.OVERLAY_SIDE, predict.OVERLAY_SIDE)
 
 
+def test_the_command_writes_overlays(
+    workspace: Workspace, pictures: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(cli, ["predict", str(pictures[0] / "a.png"), "--overlays", str(tmp_path / "seen")])
+    assert done.exit_code == 0, done.exception
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["a.png"]
+
+
 def test_an_overlay_colours_the_strongest_patch_and_leaves_the_weakest() -> None:
     image = np.full((8, 8, 3), 100, np.uint8)
     drawn = attention_overlay(image, [[0.0, 1.0], [0.0, 0.0]])
@@ -219,12 +228,14 @@ def test_an_export_without_its_packages_says_what_to_install(
 )
 @pytest.mark.filterwarnings("default")
 def test_the_exported_file_answers_as_torch_does(
-    workspace: Workspace, network: torch.nn.Module, tmp_path: Path
+    workspace: Workspace, network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
-    lines = list(export_model(workspace, tmp_path / "model.onnx"))
-    assert "checked with onnxruntime" in lines[-1]
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(cli, ["export", "--onnx", str(tmp_path / "model.onnx")])
+    assert done.exit_code == 0, done.exception
+    assert "checked with onnxruntime" in done.stdout.splitlines()[-1]
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     pixels = np.random.default_rng(5).integers(0, 256, (5, 12, 12), dtype=np.uint8)
     (found,) = session.run(None, {"images": pixels[..., None]})

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.registered_versions import COMPARISON, Place
 
+from pipeline.cli import cli
 from pipeline.errors import UserError
 from pipeline.promotion import predictions, promote
 from pipeline.promotion.promote import describe_models, promote_challenger, restore_champion
@@ -298,6 +300,26 @@ def test_a_rollback_puts_the_champion_before_back_and_models_tells_it_all(place:
     assert "slow" in said
     with pytest.raises(UserError, match="no champion before version 1"):
         list(restore_champion(place.workspace, None))
+
+
+def test_the_commands_promote_with_a_reason_list_and_roll_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.workspace.root / "dvc.yaml").touch()
+    monkeypatch.chdir(place.workspace.root)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.exception
+        return done.stdout
+
+    place.register(wrong=range(40, 44))
+    run("promote", "--dry-run")
+    assert place.champion is None
+    run("promote", "--reason", "first")
+    place.register()
+    run("promote")
+    assert place.champion == 2
+    assert "version 1 now" in run("rollback", "--reason", "too slow")
+    assert "too slow" in run("models")
 
 
 def test_a_champion_that_moves_while_the_challenger_is_judged_stops_the_promotion(
