@@ -1,6 +1,8 @@
 """Claims about the docstrings of pipeline/, and about the rules by which they are checked (CONTRIBUTING.md)."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,12 @@ def resize(image, size, fill=None):
 def test_docstrings_follow_the_rules(path: Path) -> None:
     found = [str(each) for each in violations(path)]
     assert not found, "\n".join(found)
+
+
+def test_the_command_prints_violations_and_how_many() -> None:
+    command = [sys.executable, "tests/support/docstrings.py", "pipeline/errors.py"]
+    done = subprocess.run(command, cwd=PIPELINE.parent, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("0 violations\n", "", 0)
 
 
 @pytest.fixture

@@ -176,3 +176,9 @@ def test_told_to_stop_it_interrupts_the_run_and_is_queued_again_if_it_was_not_ca
     assert process.returncode == 130, said
     assert "interrupted" in said.splitlines()
     assert ("requeue 7" in allocation.called()) == (state == "RUNNING")
+
+
+def test_token_is_made_by_the_command_that_is_named(tmp_path: Path) -> None:
+    ray, home = Path(sys.executable).with_name("ray"), {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([ray, "get-auth-token", "--generate"], env=home, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / ".ray" / "auth_token").stat().st_size >= 32

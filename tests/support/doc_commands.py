@@ -20,6 +20,9 @@ CLICK = ("mlflow", "ray")
 OTHERS = ("git", "docker", "docker-compose", "sbatch", "pip", "tail", "du", "stat", "curl", "echo", "export", "source")
 PROGRAMS = (*OURS, *CLICK, *OTHERS)
 GROUPS_OF_DVC = ("exp", "metrics", "plots", "queue")
+TABLE_OF_OTHERS = "## Commands that no test runs"
+"""Heading in docs/commands.md under which commands are shapes and patterns, which cannot be parsed."""
+
 KINDS = {"", "sh", "yaml", "python"}
 """What a block of code may call itself; one without a name may show commands, or what they print."""
 
@@ -61,7 +64,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 def spans_of(page: Path) -> Iterator[str]:
     """What stands between backticks outside of blocks of code, on one line or two."""
-    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = page.read_text(encoding="utf-8").partition(TABLE_OF_OTHERS)[0]
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
     return (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
 
 
@@ -99,7 +103,9 @@ def commands() -> tuple[Command, ...]:
     for page in PAGES:
         for block in blocks_of(page):
             if block.kind in ("", "sh") and shows_commands(block.text):
-                found += [Command(block.page, words, True) for line in lines_of(block.text) for words in commands_in(line)]
+                found += [
+                    Command(block.page, words, True) for line in lines_of(block.text) for words in commands_in(line)
+                ]
         for span in spans_of(page):
             if len(span.split()) > 1 and span.split()[0].removeprefix(".venv/bin/") in PROGRAMS and _can_be_split(span):
                 found += [Command(name_of(page), words, False) for words in commands_in(span)]
@@ -148,11 +154,11 @@ def _can_be_split(line: str) -> bool:
 
 @cache
 def _group_of(program: str) -> click.Command:
+    command: click.Command
     if program == "mlflow":
-        from mlflow.cli import cli as group
+        from mlflow.cli import cli as command
     else:
-        from ray.scripts.scripts import cli as group
-    command: click.Command = group
+        from ray.scripts.scripts import cli as command
     return command
 
 
@@ -187,7 +193,9 @@ def _click_shape(command: click.Command, name: str, rest: list[str], whole: bool
         if whole or words:
             raise Unparsable(f"{' '.join([name, *rest])}: {problem}")
         return " ".join(names)  # a sentence may name a command without its arguments
-    given = [each for each in command.params if context.get_parameter_source(str(each.name)) is ParameterSource.COMMANDLINE]
+    given = [
+        each for each in command.params if context.get_parameter_source(str(each.name)) is ParameterSource.COMMANDLINE
+    ]
     if name == "sar-search" and context.params.get("arguments"):
         _dvc_shape(["repro", *context.params["arguments"]], whole=True)
     arguments = [str(each.name).upper() for each in given if isinstance(each, click.Argument)]
