@@ -155,15 +155,15 @@ def page_environment() -> Environment:
 def shown_trials(
     trials: Sequence[Row], limit: int = _TRIALS_SHOWN, *, objective: ObjectiveAxis = ACCURACY_AXIS
 ) -> list[Row]:
-    """Chooses the trials that the report shows: all controls first, then the best.
+    """Chooses the trials that the report shows: the controls, and as many of the best others as the limit allows.
 
     Args:
         trials: rows as in `ReportData.trials`.
-        limit: largest number of trials.
-        objective: axis of the first objective.
+        limit: largest number of trials, controls included.
+        objective: axis of the first objective, whose direction ranks the trials.
 
     Returns:
-        The chosen trials, the best first and those without a value last.
+        The chosen trials from best to worst, with the controls among them and those without a value last.
     """
     rank = partial(_rank, objective=objective)
     ranked = sorted(trials, key=rank)

@@ -64,8 +64,9 @@ def promote_challenger(
 
     Raises:
         GateRefused: the challenger fails a rule, or there are not enough data to decide. The message has the reasons.
-        UserError: there is no challenger or another one, files are missing or damaged, data to judge it by are
-            missing, another process has moved the champion meanwhile, or the store fails.
+        UserError: there is no challenger or no such version, or the challenger is not the version that `results/`
+            belongs to. Or files or data to judge it by are missing or damaged, another process has moved the
+            champion meanwhile, or the store fails.
     """
     params = load_params(workspace.params)
     name, store = params.model_name, open_store(workspace)
@@ -130,7 +131,8 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
     """Checks that the challenger is the version that the results here belong to.
 
     Raises:
-        UserError: the registry's challenger is another one, or the store has lost it.
+        UserError: the challenger is another version, `results/` belongs to another model, or the store has lost
+            the version of `results/`.
     """
     found = find_registered_version(workspace, params)
     if found is None:

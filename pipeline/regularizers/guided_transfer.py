@@ -123,7 +123,10 @@ def guided_transfer(target: Tensor, source: Tensor, *, reduction: str = "mean") 
         ValueError: If the shapes differ or the reduction is unknown.
     """
     if target.shape != source.shape:
-        raise ValueError(f"rows of shape {tuple(target.shape)} cannot be compared with {tuple(source.shape)}")
+        raise ValueError(
+            f"the network's CLS rows have shape {tuple(target.shape)}, the source's {tuple(source.shape)}; they must "
+            "be equal"
+        )
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}; known: {', '.join(REDUCTIONS)}")
     difference = (at_least_float32(target) - at_least_float32(source).detach()).square()

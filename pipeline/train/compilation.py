@@ -167,7 +167,7 @@ class StepCompiler:
         seconds = statistics.median(self._times[WARM_UP:])
         if not self._compiled:
             self._eager = seconds
-            expected = _KNOWN.get(self._key) or CompileGain(seconds, seconds * (1 - ASSUMED_SAVING), ASSUMED_SECONDS)
+            expected = _MEASURED.get(self._key) or CompileGain(seconds, seconds * (1 - ASSUMED_SAVING), ASSUMED_SECONDS)
             if expected.pays(self._left):
                 self._compile()
                 self._times.clear()
@@ -175,7 +175,7 @@ class StepCompiler:
                 self._measuring = False
             return
         cost = sum(self._times[:WARM_UP]) - WARM_UP * seconds
-        _KNOWN[self._key] = CompileGain(self._eager, seconds, cost)
+        _MEASURED[self._key] = CompileGain(self._eager, seconds, cost)
         self._measuring = False
         if seconds >= self._eager:
             self._give_up()
@@ -233,7 +233,7 @@ class StepCompiler:
         return type(self._model).__name__, sizes, self._batch, self._config.accumulate, self._device.type
 
 
-_KNOWN: dict[tuple[object, ...], CompileGain] = {}
+_MEASURED: dict[tuple[object, ...], CompileGain] = {}
 """What this process has measured, by network and batch."""
 
 

@@ -364,8 +364,8 @@ class Means:
         """Adds the means of some images.
 
         Args:
-            values: means by name.
-            count: number of images.
+            values: means by name; with several workers, this worker's terms of these means.
+            count: number of images; with several workers, of all of them.
         """
         names = tuple(values)
         term = torch.stack(list(values.values())).double() * count
@@ -373,10 +373,10 @@ class Means:
         self._count += count
 
     def read(self, over_workers: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """Returns the means of scalars, by name.
+        """Returns the means over all images by name, for values that are scalars.
 
         Args:
-            over_workers: adds the sums of all workers; None: there is one worker.
+            over_workers: adds up the sums of all workers; None: there is one worker.
         """
         if not self._sums:
             return {}

@@ -56,7 +56,7 @@ class Timed:
         plain = torch.nn.Module.compile
         patch.setattr(torch.nn.Module, "compile", lambda self, mode, **given: plain(self, backend="eager", **given))
         patch.setattr(StepCompiler, "_now", lambda _: self.clock)
-        patch.setattr(compilation, "_KNOWN", {})
+        patch.setattr(compilation, "_MEASURED", {})
 
     def run(self, steps: int, config: TrainConfig = CONFIG, *, batch: int = 4) -> list[bool]:
         """Whether the network was compiled in each step of a run."""

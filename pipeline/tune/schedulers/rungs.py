@@ -89,7 +89,9 @@ def rung_epochs(scheduler: SchedulerParams, first: int, epochs: int) -> list[int
 
 
 def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[int]:
-    """Returns the first rung times the powers of the reduction factor, rounded up.
+    """Returns the rungs of a scheduler that stops trials, ascending, below the last epoch.
+
+    They are the first rung times the powers of the reduction factor, from power 0 on, rounded up.
 
     Args:
         first: The first rung.

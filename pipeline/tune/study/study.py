@@ -374,11 +374,13 @@ class StudyAdapter:
 
 
 def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
-    """Returns trials that were stopped early as if they had run in full, with the value expected at their last epoch.
+    """Returns trials as completed ones. A trial that was stopped early gets the value expected of a full run.
 
-    A Gaussian process learns from final values alone; `extrapolate` estimates them. A trial that breaks a
-    constraint and was not trained enters with the worst value seen. A constraint that a trial lacks enters with
-    the median of the other trials, since the process of a constraint must be fitted to all trials.
+    A Gaussian process learns from final values alone; `extrapolate` estimates them. A stopped trial without
+    an estimate gets the worst values seen if it breaks a constraint, and is left out otherwise.
+
+    A trial that lacks a constraint gets the median of the other trials, since the process of a constraint must
+    be fitted to all trials. If no trial breaks a constraint, all constraints are removed.
 
     Args:
         trials: Ended and paused trials.
