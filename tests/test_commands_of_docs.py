@@ -1,7 +1,8 @@
 """Every command of README.md, CONTRIBUTING.md and docs/ is one that its program takes, and is run by a test or named.
 
 tests/commands_of_docs.yaml has, for the shape of each command, the tests that run it, or the reason why none does;
-docs/commands.md names the latter. The recipes of docs/recipes.md have a test of their own: test_recipes_of_docs.py.
+docs/commands.md names the latter. Two pages have tests of their own: docs/recipes.md test_recipes_of_docs.py, and
+docs/results/on-a-gpu.md test_published_commands.py.
 """
 
 import json
@@ -21,6 +22,7 @@ from support.doc_commands import (
     KINDS,
     PAGES,
     PROGRAMS,
+    PROGRAMS_IN_BASH,
     ROOT,
     TABLE_OF_OTHERS,
     Command,
@@ -111,6 +113,7 @@ def make_targets() -> dict[str, str]:
 
 
 def test_commands_of_every_kind_are_found() -> None:
+    assert all((ROOT / path).is_file() for pair in PROGRAMS_IN_BASH.items() for path in pair)
     assert len(commands()) > 200
     assert {each.words[0] for each in commands()} >= {*PROGRAMS} - {"docker/services.sh"}
     assert "sar-search logs TRIAL --follow" in shapes()
@@ -123,7 +126,7 @@ def test_block_is_of_commands_alone_or_of_none(page: Path) -> None:
     """Else a command of a program that is not known here would go by unseen."""
     for block in blocks_of(page):
         assert block.kind in KINDS
-        if block.kind in ("", "sh") and shows_commands(block.text):
+        if block.page not in PROGRAMS_IN_BASH and block.kind in ("", "sh") and shows_commands(block.text):
             strange = [words[0] for line in lines_of(block.text) for words in commands_in(line)]
             assert {*strange} <= {*PROGRAMS}, f"{block.page}: {block.text}"
 
@@ -227,14 +230,18 @@ def test_values_that_are_wrong_are_noticed(tmp_path: Path) -> None:
 
 
 def test_compared_methods_are_search_spaces() -> None:
-    """Together, in one comparison: their ranges agree. `sar,gta` needs a source of weights, which the page sets."""
+    """Together, in one comparison: their ranges agree. Files of a user's own are left out.
+
+    `sar,gta` needs a source of weights, which the page sets.
+    """
     given = {"regularizer.guided_transfer.source": "mine.pth", "model.pretrained": "mine.pth", "evaluate.probe": True}
     params = load_params(ROOT / "params.yaml").with_values(given, where="test")
     lists = {words[at + 1] for words in (each.words for each in some("sar-search", "compare")) if "--run" in words[:-1] for at in [words.index("--run")]}  # fmt: skip
     assert "sar,tv,sp_vit" in lists
     for methods in lists:
-        found = read_comparison(Workspace(ROOT, ROOT), params, methods)
-        assert len(found.methods) == methods.count(",") + 1
+        shipped = [method for method in methods.split(",") if not method.endswith(".yaml")]
+        found = read_comparison(Workspace(ROOT, ROOT), params, ",".join(shipped))
+        assert len(found.methods) == len(shipped)
 
 
 def test_targets_of_make_are_there_and_use_the_variables_that_they_are_given() -> None:
