@@ -104,7 +104,7 @@ class ImageBatches:
 
         Args:
             batch_size: Images per batch; the last batch may be smaller.
-            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead.
+            workers: Processes that decode ahead if the set is stored encoded, as for `ImageStore.read`.
 
         Yields:
             Inputs (B, C, H, W) float32, and labels (B,) int64.
@@ -138,8 +138,8 @@ class ImageBatches:
             epoch: Number of the epoch.
             augmentation: Augmentation of the images. Its draws depend on seed, epoch and the image's id.
                 None: no augmentation.
-            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead. The
-                result is the same.
+            workers: Processes that decode ahead if the set is stored encoded, as for `ImageStore.read`.
+                The result is the same with any number.
             part: Returns the wanted places within a batch, given its number; other images are not read. None:
                 all.
             balanced: Whether to draw as many images with replacement instead, each from a class that is drawn

@@ -67,6 +67,9 @@ GPU_SHARE = 0.2
 need room.
 """
 
+MOST_WORKERS = 16
+"""Most processes that decode for a GPU unless their number is given, each with batches in shared memory."""
+
 BLOCK_BYTES = 64 * 2**20
 """Bytes of the pixels that are processed at a time when a whole role is read."""
 
@@ -95,7 +98,8 @@ class ImageStore:
 
         Args:
             batches: Places of each batch in the role, (B,).
-            workers: Processes that decode ahead if the set is stored encoded.
+            workers: Processes that decode ahead if the set is stored encoded. 0 uses threads for a CPU, and for a
+                GPU a process for each core but one.
             upload: Whether batches may be sent to a GPU ahead, which yields `Upload`; false if the host
                 augments them.
 
@@ -120,6 +124,9 @@ class ImageStore:
             for places in batches:
                 yield self._images, self._ids[places]
             return
+        if not workers and self._device.type == "cuda":
+            # Threads would take turns in Python with the thread that queues the GPU's work. A core is left to that one.
+            workers = min(torch.get_num_threads() - 1, MOST_WORKERS)
         chosen = [self._ids[places] for places in batches]
         with closing(prefetch_batches(self._images, chosen, workers=workers)) as made:
             for images in made:
