@@ -21,9 +21,9 @@ PARTS = {
     "correctness": Part("correctness", 45, "every path against float64 on the CPU, outputs poisoned"),
     "entropy": Part("entropy", 20, "SAR's loss against the authors' way and public labellings"),
     "taps": Part("taps", 15, "reading rows beside fused attention"),
-    "step": Part("step", 75, "a training step of ViT-S/16, images a second"),
-    "small": Part("small", 30, "steps of small images, which launches bound"),
-    "feed": Part("feed", 25, "augmented images a second, and how long a step waits for them"),
+    "step": Part("step", 70, "a training step of ViT-S/16, images a second"),
+    "small": Part("small", 27, "steps of small images, which launches bound"),
+    "feed": Part("feed", 33, "augmented images a second, and how long a step waits for them, from JPEGs too"),
     "memory": Part("memory", 12, "the most memory that a step takes"),
     "profile": Part("profiling", 23, "where a step's time goes: kernels, gaps, launches"),
 }
