@@ -85,14 +85,15 @@ def made_jpegs(
     repeats: how many times, so that a pass is long enough for what was decoded before it was timed to be used up.
     """
     rng = np.random.default_rng(seed)
-    index, files = [], []
+    index: list[tuple[int, int]] = []
+    files: list[bytes] = []
     for _ in range(number):
         soft = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
         grained = np.asarray(soft) + rng.normal(0, 4, (side, side, 1))
         file = BytesIO()
         made = Image.fromarray(grained.clip(0, 255).astype(np.uint8))
         made.save(file, "JPEG", quality=95, subsampling=0)
-        index.append((sum(map(len, files)), len(file.getvalue())))
+        index.append((sum(length for _, length in index), len(file.getvalue())))
         files.append(file.getvalue())
     (folder / "images.bin").write_bytes(b"".join(files))
     np.save(index_of(folder, "images"), np.array(index, dtype=np.int64))

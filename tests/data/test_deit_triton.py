@@ -107,7 +107,8 @@ def check(given: list[tuple[Pixels, Operations]], folder: Path) -> None:
 
 
 def test_kernels_give_the_bits_of_the_cpus(tmp_path: Path) -> None:
-    check([(pictures(COUNT, *sides, channels), drawn(sides)) for *sides, channels in [(7, 11, 3), (2, 3, 1)]], tmp_path)
+    sizes = [((7, 11), 3), ((2, 3), 1)]
+    check([(pictures(COUNT, *sides, channels), drawn(sides)) for sides, channels in sizes], tmp_path)
 
 
 @pytest.mark.slow

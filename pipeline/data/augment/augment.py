@@ -9,9 +9,9 @@ deit and erasing follow Touvron et al., Training Data-Efficient Image Transforme
 the values of its code, which SAR's code uses, too. light is this project's own.
 
 The draws of an image depend only on seed, epoch and its key: its id, or its place in the epoch if classes are
-balanced. They do not depend on the rest of the batch. Those of `light` and `deit` do not depend on the device
-either. Rectangles and noise of erasing are timm's on a CPU. On a GPU they come from draws of their own, with
-the same distribution: timm draws image by image, on the host.
+balanced. They do not depend on the rest of the batch. On every device, `light` and `deit` draw the same.
+Rectangles and noise of erasing are timm's on a CPU. On a GPU they come from draws of their own, with the same
+distribution: timm draws image by image, on the host.
 
 On a GPU, torch computes `light` there, and Triton's kernels compute `deit`, masks and erasing. Without Triton,
 the CPU computes these three. Shapes: B images, H x W pixels, C channels.

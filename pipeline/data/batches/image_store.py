@@ -110,7 +110,8 @@ class ImageStore:
         if self._device.type != "cuda" or self._held is not None:
             yield from rows
             return
-        with closing(run_ahead(self._uploads(rows) if upload else rows)) as sources:
+        made: Generator[Source, None, None] = self._uploads(rows) if upload else rows
+        with closing(run_ahead(made)) as sources:
             yield from sources
 
     def _uploads(self, sources: Generator[Rows, None, None]) -> Generator[Upload, None, None]:
