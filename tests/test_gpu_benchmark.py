@@ -60,7 +60,13 @@ def test_whole_command_runs_anywhere_where_nothing_of_the_search_is_installed(tm
     assert {part["on"] for part in kept["parts"].values()} == {"CPU"}
     assert kept["seed"] == 5
     checked = {figure["name"].partition(",")[0] for figure in kept["parts"]["correctness"]["figures"]}
-    assert {"entropy kernel", "row kernels", "rows beside attention", "networks with regularisers"} <= checked
+    assert {
+        "entropy kernel",
+        "row kernels",
+        "augmentation kernels",
+        "rows beside attention",
+        "networks with regularisers",
+    } <= checked
     # Nothing is shown as a figure of a GPU.
     table = (tmp_path / "out" / "gpu_on_cpu.md").read_text()
     assert table in ended.stdout

@@ -21,10 +21,10 @@ PARTS = {
     "correctness": Part("correctness", 45, "every path against float64 on the CPU, outputs poisoned"),
     "entropy": Part("entropy", 20, "SAR's loss against the authors' way and public labellings"),
     "taps": Part("taps", 15, "reading rows beside fused attention"),
-    "step": Part("step", 65, "a training step of ViT-S/16, images a second"),
-    "small": Part("small", 25, "steps of small images, which launches bound"),
+    "step": Part("step", 60, "a training step of ViT-S/16, images a second"),
+    "small": Part("small", 22, "steps of small images, which launches bound"),
     "stacks": Part("stacks", 15, "ten seeds of a small network as one stack, against single runs"),
-    "feed": Part("feed", 25, "augmented images a second, and how long a step waits for them"),
+    "feed": Part("feed", 33, "augmented images a second, and how long a step waits for them, from JPEGs too"),
     "memory": Part("memory", 12, "the most memory that a step takes"),
     "profile": Part("profiling", 23, "where a step's time goes: kernels, gaps, launches"),
 }

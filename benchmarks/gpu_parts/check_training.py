@@ -52,6 +52,8 @@ def feeds(setting: Setting) -> Iterator[Comparison]:
     exact = (torch.from_numpy(pixels).double().permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     yield Comparison("in order", torch.cat([inputs for inputs, _ in images.in_order(5)]), exact, 1e-6)
     for changes in AUGMENTATIONS:
+        if setting.device.type == "cuda":  # whose rectangles have draws of their own: see `augmentation_kernels`
+            changes = {name: value for name, value in changes.items() if name != "erasing"}
         config = replace(recipe(5), **changes)
         model = nn.Linear(1, 1)
         model.num_classes = CLASSES  # type: ignore[assignment]

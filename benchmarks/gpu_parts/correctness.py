@@ -5,6 +5,7 @@ Kernels are also called by themselves, which under --anywhere is by Triton's int
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,53 @@ def row_kernels(setting: Setting) -> Iterator[Comparison]:
         yield Comparison(f"{name}: into the asking query", into_asking, expected, 1e-5)
 
 
+FILL = (124, 116, 104)
+
+
+def augmentation_kernels(setting: Setting) -> Iterator[Comparison]:
+    """Crops, RandAugment and masks: the bits of the CPU's kernels. Erased rectangles: normal noise by image alone."""
+    from pipeline.data.augment.deit_triton import mask_places, packed, triton_deit, triton_masks
+    from pipeline.data.augment.erase_triton import triton_erase
+    from pipeline.data.augment.erasing import DRAWS as ERASING_DRAWS
+    from pipeline.data.augment.erasing import draw_rectangles
+    from pipeline.data.augment.mask_kernels import shift_masks
+    from pipeline.data.augment.pixel_kernels import augment_batch
+    from pipeline.data.augment.rand_augment import DRAWS, draw_operations
+
+    rng = np.random.default_rng(setting.seed)
+    for height, width in [(5, 6)] if setting.small else [(224, 224), (31, 70), (3, 2)]:
+        count = 3 if setting.small else 256
+        images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+        images[::5] //= 16  # dark ones, for what stretches contrast
+        masks = rng.integers(0, 2, (count, height, width), dtype=np.uint8)
+        changes = draw_operations(rng.random((count, DRAWS)), (height, width), flip=True)
+        asked = torch.from_numpy(packed(changes)).to(setting.device)
+        places = torch.from_numpy(mask_places(changes, (height, width))).to(setting.device)
+        given = torch.from_numpy(images).permute(0, 3, 1, 2).to(setting.device)
+        at_first = torch.from_numpy(masks).to(setting.device)
+        with poisoned(setting.device):
+            found, moved = triton_deit(given, asked, FILL), triton_masks(at_first, asked, places)
+        rows = np.arange(count)
+        expected = torch.from_numpy(augment_batch(images, rows, changes, np.array(FILL, dtype=np.uint8)))
+        # Of 255 levels: a single one in a single pixel is an error.
+        yield Comparison(f"{height} x {width}: images", found, expected.permute(0, 3, 1, 2), 1e-9)
+        yield Comparison(f"{height} x {width}: masks", moved, torch.from_numpy(shift_masks(masks, rows, changes)), 1e-9)
+    side = 24 if setting.small else 224
+    rectangles = torch.from_numpy(draw_rectangles(rng.random((8, ERASING_DRAWS)), 1.0, (side, side)))
+    given = torch.zeros(8, 3, side, side, device=setting.device)
+    erased = triton_erase(given.clone(), rectangles.to(setting.device)).cpu()
+    alone = triton_erase(given[:1].clone(), rectangles[5:6].to(setting.device))
+    yield Comparison("erasing: an image alone", alone, erased[5:6], 1e-9)
+    where = torch.zeros(8, side, side, dtype=torch.float64)
+    for mask, (top, left, tall, wide) in zip(where, rectangles[:, :4].long().tolist(), strict=True):
+        mask[top : top + tall, left : left + wide] = 1
+    yield Comparison("erasing: its place", (erased != 0).any(1), where, 1e-9)
+    noise = erased[erased != 0].double()
+    # A share of the expected is allowed, so these are not around 0: five standard errors.
+    found, expected = torch.stack([noise.mean() + 1, noise.var()]), torch.ones(2, dtype=torch.float64)
+    yield Comparison("erasing: mean and variance", found, expected, 5 * (2 / len(noise)) ** 0.5)
+
+
 def rows_beside_attention(setting: Setting) -> Iterator[Comparison]:
     """Rows read on the way through a fused attention, and the gradient of both by what was projected."""
     generator = setting.generator(4)
@@ -197,6 +245,7 @@ CHECKS: dict[str, Check] = {
     "entropy through autograd": entropy_in_autograd,
     "entropy in a CUDA graph": replayed,
     "row kernels": row_kernels,
+    "augmentation kernels": augmentation_kernels,
     "rows beside attention": rows_beside_attention,
     "optimizers": optimizers,
     "feed": feeds,

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from gpu_parts.check_training import AUGMENTATIONS
 from gpu_parts.setting import Report, Setting
-from gpu_parts.timing import Work, by_turns
-from gpu_parts.training import OurSteps, made_images, recipe, vit_s
+from gpu_parts.timing import Work, by_turns, milliseconds
+from gpu_parts.training import OurSteps, made_images, made_jpegs, recipe, vit_s
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.batches.batches import ImageBatches
 
@@ -17,14 +19,16 @@ RATES = {
     "light": Augmentation("light"),
     "light, erasing": Augmentation("light", erasing=0.25),
     "deit": Augmentation("deit"),
+    "deit, erasing": Augmentation("deit", erasing=0.25),
 }
 
 
 def run(setting: Setting, report: Report) -> None:
-    *others, last = RATES  # whose kernels take long to compile, if this machine has not done it yet
+    *others, slow, slow_too = RATES  # whose kernels take long to compile, if this machine has not done it yet
     rates(setting, report, others)
     waits(setting, report)
-    rates(setting, report, [last])
+    from_jpegs(setting, report)
+    rates(setting, report, [slow, slow_too])
 
 
 def rates(setting: Setting, report: Report, names: Sequence[str]) -> None:
@@ -74,3 +78,32 @@ def waits(setting: Setting, report: Report) -> None:
         pairs = zip(timings["fixed"].times, timings["fed"].times, strict=True)
         report.values(f"{case.model.name} at {case.side}, eager, {name}: share of the step that waits",
                       [100 * (1 - alone / both) for alone, both in pairs], "%")  # fmt: skip
+
+
+def from_jpegs(setting: Setting, report: Report) -> None:
+    """The same step with DeiT's augmentation on images that are decoded, after what was decoded ahead is used up."""
+    case = vit_s(setting)
+    plain = recipe(case.batch, case.precision)
+    few, many = (1, 1) if setting.small else (10, 40)
+    with TemporaryDirectory() as folder:
+        images = made_jpegs(
+            case.batch, case.side, setting.device, Path(folder), seed=setting.seed, classes=case.classes,
+            repeats=2 * many + 2,
+        )  # fmt: skip
+        fixed = OurSteps(setting, case, plain, images, layers="last", fixed=True)
+        fixed.close()
+        fed = OurSteps(setting, case, replace(plain, augment="deit", erasing=0.25), images, layers="last")
+        try:
+            for _ in range(many):
+                fed()
+            both = milliseconds(fed, setting.device, many)
+        except ModuleNotFoundError as error:
+            report.note(f"a step from JPEGs: needs {error.name}")
+            return
+        finally:
+            fed.close()
+        fixed()
+        alone = milliseconds(fixed, setting.device, few)
+    name = f"{case.model.name} at {case.side}, eager, deit and erasing, from JPEGs"
+    report.add(f"{name}: rate", 1000 * case.batch / both, "images/s")
+    report.add(f"{name}: share of the rate on a batch that lies there", 100 * alone / both, "%")

@@ -1,8 +1,9 @@
 """Steps of training as several parts take them: ours, by the pipeline's own modules, and timm's network as it comes."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields, replace
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml  # type: ignore[import-untyped, unused-ignore]  # which timm needs too
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from gpu_parts.setting import Report, Setting
 from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.encoded import EncodedRows, index_of
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
@@ -74,6 +77,31 @@ def made_images(number: int, side: int, device: torch.device, *, seed: int, clas
     return ImageBatches(prepared, range(number), Standardisation((0.5,) * 3, (0.25,) * 3), device)
 
 
+def made_jpegs(
+    number: int, side: int, device: torch.device, folder: Path, *, seed: int, classes: int, repeats: int
+) -> ImageBatches:
+    """Pictures of soft colours with some grain, stored as `prepare` stores a large set; an epoch has each many times.
+
+    repeats: how many times, so that a pass is long enough for what was decoded before it was timed to be used up.
+    """
+    rng = np.random.default_rng(seed)
+    index: list[tuple[int, int]] = []
+    files: list[bytes] = []
+    for _ in range(number):
+        soft = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
+        grained = np.asarray(soft) + rng.normal(0, 4, (side, side, 1))
+        file = BytesIO()
+        made = Image.fromarray(grained.clip(0, 255).astype(np.uint8))
+        made.save(file, "JPEG", quality=95, subsampling=0)
+        index.append((sum(length for _, length in index), len(file.getvalue())))
+        files.append(file.getvalue())
+    (folder / "images.bin").write_bytes(b"".join(files))
+    np.save(index_of(folder, "images"), np.array(index, dtype=np.int64))
+    prepared = Prepared(EncodedRows(folder, "images", (side, side, 3)), rng.integers(0, classes, number), None, {})
+    ids = np.tile(np.arange(number), repeats)
+    return ImageBatches(prepared, ids, Standardisation((0.5,) * 3, (0.25,) * 3), device)
+
+
 class OurSteps:
     """A training run of ours, a step at a time. layers: those that SAR looks at, None for no regulariser at all.
 
@@ -117,13 +145,17 @@ class OurSteps:
         """The next one."""
         return next(self._batches)
 
+    def close(self) -> None:
+        """End what makes batches ahead."""
+        self._batches.close()
+
     def on(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """A step on a batch."""
         half = self.config.epochs // 2
         return take_step(self.model, self.objective, self.optimizer, inputs, labels, epoch=half, config=self.config)
 
 
-def whole_batches(feed: TrainLoader, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def whole_batches(feed: TrainLoader, size: int) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Epoch after epoch without end; a smaller last batch of an epoch is left out."""
     for epoch in count():
         yield from ((inputs, labels) for inputs, labels in feed.epoch(epoch) if len(labels) == size)

@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Generator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +22,8 @@ from PIL import Image
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.batches import prefetch
 from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.batches.prefetch import decode_rows
+from pipeline.data.batches.image_store import ImageStore, on_host
+from pipeline.data.batches.prefetch import decode_rows, run_ahead
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.errors import UserError
@@ -182,3 +186,128 @@ def test_small_shared_memory_gets_no_more_workers_than_it_holds(
         assert len(children() - before) == expected
         found.extend(passed)
         np.testing.assert_array_equal(np.concatenate(found), decode_rows(images, np.arange(COUNT)))
+
+
+# Ahead of a GPU.
+
+
+class Numbers:
+    """Counts from 0, and records who makes each and whether it was closed."""
+
+    def __init__(self, count: int = 10**9, error_at: int | None = None) -> None:
+        self.made: list[int] = []
+        self.threads: list[str] = []
+        self.closed = False
+        self._count, self._error_at = count, error_at
+
+    def __call__(self) -> Generator[int, None, None]:
+        try:
+            for number in range(self._count):
+                if number == self._error_at:
+                    raise UserError("damaged")
+                self.made.append(number)
+                self.threads.append(threading.current_thread().name)
+                yield number
+        finally:
+            self.closed = True
+
+
+def ahead_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "batches ahead"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_thread_ahead_changes_nothing_and_makes_all_but_the_first_item(count: int) -> None:
+    numbers = Numbers(count)
+    assert list(run_ahead(numbers())) == list(range(count))
+    assert numbers.threads == [threading.current_thread().name][:count] + ["batches ahead"] * (count - 1)
+    assert numbers.closed
+    assert not ahead_threads()
+
+
+def test_thread_ahead_makes_what_it_may_while_nobody_asks_and_no_more() -> None:
+    numbers = Numbers()
+    items = run_ahead(numbers(), 2)
+    assert [next(items), next(items)] == [0, 1]
+    deadline = time.monotonic() + 30
+    while len(numbers.made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    # Two are taken, two wait, and one is in the thread's hands.
+    assert numbers.made == [0, 1, 2, 3, 4]
+    items.close()
+    assert numbers.closed
+    assert not ahead_threads()
+
+
+@pytest.mark.parametrize("error_at", [0, 1, 4])
+def test_error_of_the_thread_ahead_comes_in_its_place(error_at: int) -> None:
+    numbers = Numbers(error_at=error_at)
+    items = run_ahead(numbers())
+    assert list(islice(items, error_at)) == list(range(error_at))
+    with pytest.raises(UserError, match="damaged"):
+        next(items)
+    assert numbers.closed
+    assert not ahead_threads()
+
+
+def test_batches_for_a_gpu_are_sent_beside_its_work_and_waited_for_by_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU here: stand-ins record what is asked of torch, and by which queue."""
+    said: list[str] = []
+    current = SimpleNamespace(wait_event=lambda event: said.append(f"wait for {event}"))
+
+    class Queue:
+        def __init__(self, _: torch.device) -> None:
+            said.append("queue")
+
+        def __enter__(self) -> None:
+            said.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            said.append("out")
+
+        def record_event(self) -> str:
+            said.append("event")
+            return "event"
+
+    class Sent(torch.Tensor):
+        def record_stream(self, stream: object) -> None:
+            assert stream is current
+            said.append("kept for this queue")
+
+    def send(array: Any, _: torch.device) -> torch.Tensor:
+        said.append("send")
+        return torch.from_numpy(array).as_subclass(Sent)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Queue)
+    monkeypatch.setattr(torch.cuda, "stream", lambda queue: queue)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: current)
+    monkeypatch.setattr("pipeline.data.batches.image_store.send", send)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    asked: list[int] = []
+
+    def prefetch_batches(images: Any, batches: Any, *, workers: int) -> Generator[Any, None, None]:
+        asked.append(workers)
+        yield from prefetch.prefetch_batches(images, batches)
+
+    monkeypatch.setattr("pipeline.data.batches.image_store.prefetch_batches", prefetch_batches)
+    images = encode(tmp_path)
+    store = ImageStore(images, np.arange(1, COUNT), torch.device("cuda"))
+    places = [np.array([3, 1]), np.array([7])]
+    found = []
+    for batch, source in zip(places, store.read(places), strict=True):
+        found.append(store.on_device(batch, source).as_subclass(torch.Tensor).numpy())
+    np.testing.assert_array_equal(found[0], images[[4, 2]])
+    np.testing.assert_array_equal(found[1], images[[8]])
+    assert said[:7] == ["queue", "in", "send", "event", "out", "wait for event", "kept for this queue"]
+    assert sorted(said[7:]) == sorted(said[1:7])
+    # A process for each core but one decodes, unless the recipe says how many.
+    assert asked == [3]
+    # What the host augments stays on the host.
+    said.clear()
+    kept = [pixels[rows] for pixels, rows in map(on_host, store.read(places, workers=7, upload=False))]
+    assert asked == [3, 7]
+    np.testing.assert_array_equal(kept[0], images[[4, 2]])
+    assert said == []

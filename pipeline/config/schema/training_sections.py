@@ -177,7 +177,7 @@ class TrainParams(Section):
         ge=0,
         le=256,
         description="Number of processes of a run that decode images ahead, if the set is stored as JPEGs; 0: "
-        "threads decode them.",
+        "threads decode them, for a GPU a process for each core but one.",
     )
 
     def config(self) -> TrainConfig:

@@ -9,13 +9,18 @@ deit and erasing follow Touvron et al., Training Data-Efficient Image Transforme
 the values of its code, which SAR's code uses, too. light is this project's own.
 
 The draws of an image depend only on seed, epoch and its key: its id, or its place in the epoch if classes are
-balanced. They depend neither on the rest of the batch nor on the device. On a GPU, torch computes `light`
-there; `deit` is always computed by kernels on the CPU. Shapes: B images, H x W pixels, C channels.
+balanced. They do not depend on the rest of the batch. On every device, `light` and `deit` draw the same.
+Rectangles and noise of erasing are timm's on a CPU. On a GPU they come from draws of their own, with the same
+distribution: timm draws image by image, on the host.
+
+On a GPU, torch computes `light` there, and Triton's kernels compute `deit`, masks and erasing. Without Triton,
+the CPU computes these three. Shapes: B images, H x W pixels, C channels.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,8 @@ from numpy.typing import NDArray
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+from pipeline.compute.transfer import send
+from pipeline.data.augment import erasing
 from pipeline.data.augment.rand_augment import DRAWS, Operations, draw_operations
 from pipeline.data.augment.rng import ERASING, PIXELS, SHIFTS, isolated_rng, uniform_draws
 
@@ -91,17 +98,21 @@ class EpochAugmenter:
         if self._augmentation.kind == "light":
             return self._shifted(pixels, ids)
         if self._augmentation.kind == "deit":
+            if has_kernels(pixels.device):
+                from pipeline.data.augment.deit_triton import packed, triton_deit  # here, because it imports triton
+
+                changes = self._changes(ids, (pixels.shape[2], pixels.shape[3]))
+                return triton_deit(pixels, send(packed(changes), pixels.device), tuple(self._fill.tolist()))
             images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             return self.transformed(images, np.arange(len(ids)), ids).to(pixels.device)
         return pixels
 
-    @property
-    def on_host(self) -> bool:
-        """True if the augmentation is computed on the CPU, whatever device trains."""
-        return self._augmentation.kind == "deit"
+    def on_host(self, device: torch.device) -> bool:
+        """Returns whether the CPU computes the augmentation for a device, rather than the device itself."""
+        return self._augmentation.kind == "deit" and not has_kernels(device)
 
     def transformed(self, images: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> Tensor:
-        """Returns the same images as `change`, for an augmentation that is `on_host`.
+        """Returns the same images as `change`, for an augmentation that is computed `on_host`.
 
         Args:
             images: (N, H, W, C) uint8, of which only some rows are read.
@@ -167,6 +178,24 @@ class EpochAugmenter:
             return shift_masks(masks, rows, self._changes(ids, (masks.shape[1], masks.shape[2])))
         return np.asarray(masks[rows])
 
+    def moved_masks(self, masks: NDArray[np.uint8], ids: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Returns the same masks as `masks`, (B, H, W) uint8, on a device.
+
+        Args:
+            masks: Masks of the batch, (B, H, W) uint8.
+            ids: Keys of the images (B,), from which their draws follow.
+            device: Device of the result, which computes them itself if it has kernels.
+        """
+        if self._augmentation.kind != "deit" or not has_kernels(device):
+            return send(self.masks(masks, np.arange(len(masks)), ids), device)
+        # A launch is shorter than the rest of the host's work on a mask, and the host has a step to launch.
+        from pipeline.data.augment.deit_triton import mask_places, packed, triton_masks
+
+        sides = masks.shape[1], masks.shape[2]
+        changes = self._changes(ids, sides)
+        given = (send(each, device) for each in (masks, packed(changes), mask_places(changes, sides)))
+        return triton_masks(*given)
+
     def erase(self, inputs: Tensor, ids: NDArray[np.int64]) -> Tensor:
         """Erases rectangles of standardised images (B, C, H, W) in place, and returns these images.
 
@@ -176,8 +205,15 @@ class EpochAugmenter:
         """
         if self._augmentation.erasing == 0.0:
             return inputs
+        if has_kernels(inputs.device):
+            from pipeline.data.augment.erase_triton import triton_erase  # here, because it imports triton
+
+            drawn = uniform_draws([*self._stream, ERASING], ids, erasing.DRAWS)
+            sides = inputs.shape[2], inputs.shape[3]
+            rectangles = erasing.draw_rectangles(drawn, self._augmentation.erasing, sides)
+            return triton_erase(inputs, send(rectangles, inputs.device))
         chosen = uniform_draws([*self._stream, ERASING], ids, 1)[:, 0] < self._augmentation.erasing
-        # The noise is drawn on the CPU, so that it is the same on every device.
+        # Without kernels, the noise is drawn on the CPU, whatever device trains.
         erase: Any = RandomErasing(1.0, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
         with isolated_rng() as seed:
             for place in chosen.nonzero()[0].tolist():
@@ -199,7 +235,7 @@ class EpochAugmenter:
             sides: (H, W) of the images.
             device: Device of the result.
         """
-        drawn = torch.from_numpy(self._draws[ids]).to(device)
+        drawn = send(self._draws[ids], device)
         rows, columns = (_reflected(drawn[:, axis], sides[axis]) for axis in (0, 1))
         if self._augmentation.flip:
             columns = torch.where(drawn[:, 2:] < 0.5, columns.flip(1), columns)
@@ -219,6 +255,20 @@ class EpochAugmenter:
     def _fill(self) -> NDArray[np.uint8]:
         mean = tuple(self._mean) * (1 if len(self._mean) == 3 else 3)
         return np.array([min(255, round(255 * each)) for each in mean], dtype=np.uint8)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Returns whether a device computes `deit` and erasing itself: it is a GPU, and Triton works."""
+    return device.type == "cuda" and _triton_works()
+
+
+@cache
+def _triton_works() -> bool:
+    try:
+        importlib.import_module("triton")
+    except (ImportError, OSError):  # it is missing, or one of its libraries is
+        return False
+    return True
 
 
 def _reflected(draws: Tensor, side: int) -> Tensor:

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.compute.transfer import send
 from pipeline.data.augment.augment import Augmentation, EpochAugmenter
-from pipeline.data.batches.image_store import ImageStore, Source, blocks, indexed_rows
+from pipeline.data.batches.image_store import ImageStore, Source, blocks, indexed_rows, on_host
 from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import Prepared
 
@@ -103,7 +104,7 @@ class ImageBatches:
 
         Args:
             batch_size: Images per batch; the last batch may be smaller.
-            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead.
+            workers: Processes that decode ahead if the set is stored encoded, as for `ImageStore.read`.
 
         Yields:
             Inputs (B, C, H, W) float32, and labels (B,) int64.
@@ -137,8 +138,8 @@ class ImageBatches:
             epoch: Number of the epoch.
             augmentation: Augmentation of the images. Its draws depend on seed, epoch and the image's id.
                 None: no augmentation.
-            workers: Processes that decode ahead if the set is stored encoded; 0 uses threads instead. The
-                result is the same.
+            workers: Processes that decode ahead if the set is stored encoded, as for `ImageStore.read`.
+                The result is the same with any number.
             part: Returns the wanted places within a batch, given its number; other images are not read. None:
                 all.
             balanced: Whether to draw as many images with replacement instead, each from a class that is drawn
@@ -164,12 +165,13 @@ class ImageBatches:
         augmenter = EpochAugmenter(
             augmentation or Augmentation(), self._scale.mean, images=last + 1, seed=seed, epoch=epoch
         )
-        for (places, source), key in zip(self._read(order, batch_size, workers, part), keys, strict=True):
+        upload = not augmenter.on_host(self._device)
+        read = self._read(order, batch_size, workers, part, upload=upload)
+        for (places, source), key in zip(read, keys, strict=True):
             inputs = augmenter.erase(self._augmented(places, source, augmenter, key), key)
-            batch: tuple[Tensor, ...] = inputs, self._labels[torch.from_numpy(places).to(self._device)]
+            batch: tuple[Tensor, ...] = inputs, self._labels[send(places, self._device)]
             if masks:
-                moved = augmenter.masks(self._masks_at(places), np.arange(len(places)), key)
-                batch = *batch, torch.from_numpy(moved).to(self._device)
+                batch = *batch, augmenter.moved_masks(self._masks_at(places), key, self._device)
             yield batch
 
     def masks_in_order(self, batch_size: int) -> Iterator[Tensor]:
@@ -181,7 +183,7 @@ class ImageBatches:
         """
         self._require_masks()
         for places in _cut(np.arange(len(self)), batch_size, None):
-            yield torch.from_numpy(self._masks_at(places)).to(self._device)
+            yield send(self._masks_at(places), self._device)
 
     def _require_masks(self) -> None:
         if self._masks is None:
@@ -192,7 +194,13 @@ class ImageBatches:
         return indexed_rows(self._masks, self._ids[places])
 
     def _read(
-        self, order: NDArray[np.int64], batch_size: int, workers: int, part: Part | None = None
+        self,
+        order: NDArray[np.int64],
+        batch_size: int,
+        workers: int,
+        part: Part | None = None,
+        *,
+        upload: bool = True,
     ) -> Iterator[tuple[NDArray[np.int64], Source]]:
         """Yields each batch's places in this role, and the source of its pixels.
 
@@ -201,9 +209,10 @@ class ImageBatches:
             batch_size: Images per batch.
             workers: Processes that decode ahead.
             part: As for `shuffled`.
+            upload: Whether batches may be sent to a GPU ahead; false if the host augments them.
         """
         batches = _cut(order, batch_size, part)
-        with closing(self._pixels.read(batches, workers=workers)) as sources:
+        with closing(self._pixels.read(batches, workers=workers, upload=upload)) as sources:
             yield from zip(batches, sources, strict=True)
 
     def _augmented(
@@ -218,9 +227,10 @@ class ImageBatches:
             keys: Keys of the images, from which their draws follow, (B,).
         """
         if self._device.type == "cpu" and augmenter.moves:
-            return augmenter.moved(*source, keys, self._levels)
-        if augmenter.on_host:
-            return self._standardised(augmenter.transformed(*source, keys).to(self._device))
+            return augmenter.moved(*on_host(source), keys, self._levels)
+        if augmenter.on_host(self._device):
+            transformed = augmenter.transformed(*on_host(source), keys)
+            return self._standardised(send(transformed.numpy(), self._device))
         return self._standardised(augmenter.change(self._channels_first(places, source), keys))
 
     @cached_property

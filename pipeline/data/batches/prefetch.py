@@ -13,7 +13,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Generator, Sequence
-from typing import Any
+from contextlib import closing, suppress
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +28,10 @@ from pipeline.compute.threads import spread_over_threads
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.errors import UserError
 
+T = TypeVar("T")
+
 AHEAD = 2
-"""Batches that a worker decodes ahead."""
+"""Batches that a worker decodes ahead, or a thread makes ahead."""
 
 SHARED = "/dev/shm"
 """Shared memory, through which a batch passes from a worker to its parent."""
@@ -82,6 +87,52 @@ def prefetch_batches(
     finally:
         # Workers would otherwise live as long as the last reference, which may be in an error's traceback.
         iterator._shutdown_workers()
+
+
+def run_ahead(items: Generator[T, None, None], count: int = AHEAD) -> Generator[T, None, None]:
+    """Yields the items of a generator, which a thread runs ahead of the caller.
+
+    The first item is made in the caller's thread: worker processes that it starts are then children of a thread
+    that does not end before them. The thread ends with this generator, and closes the other one. An exception of
+    the other one is raised here, in its place among the items.
+
+    Args:
+        items: The generator.
+        count: Items that wait to be taken, at most; one more is in work.
+    """
+    ready: Queue[tuple[T] | BaseException | None] = Queue(count)
+    left = Event()
+
+    def work() -> None:
+        try:
+            for item in items:
+                ready.put((item,))
+                if left.is_set():
+                    return
+        except BaseException as error:  # every error is the caller's
+            ready.put(error)
+        else:
+            ready.put(None)
+
+    with closing(items):
+        for first in items:
+            yield first
+            break
+        else:
+            return
+        thread = Thread(target=work, name="batches ahead", daemon=True)
+        thread.start()
+        try:
+            while (found := ready.get()) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield found[0]
+        finally:
+            left.set()
+            while thread.is_alive():
+                with suppress(Empty):
+                    ready.get_nowait()  # makes room for an item that the thread is about to put there
+                thread.join(0.01)
 
 
 def _room_for(images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> int:

@@ -1,7 +1,8 @@
 """Images or masks that are stored as encoded files, with the interface of an array.
 
 Rows are decoded when they are indexed, and are not cached: the result is a new uint8 array. Pillow decodes
-them, as it has encoded them, because torchvision's own decoders are deprecated.
+them, as it has encoded them, because torchvision's own decoders are deprecated. Its decoder for GPUs (nvJPEG)
+would also give other pixels than Pillow, and scores must not depend on the machine.
 """
 
 import io
