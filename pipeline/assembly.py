@@ -35,7 +35,8 @@ from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged, Epoch, choose_device, fit, seed_everything
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
-from pipeline.train.stacked.stacked_loop import fit_stacked
+from pipeline.train.stacked.stack_speed import STEPS, StackChoice, measure_stack
+from pipeline.train.stacked.stacked_loop import check_stacking, fit_stacked
 from pipeline.train.usage import UsageMeter
 
 WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
@@ -339,6 +340,80 @@ def train_resumable(
             )
 
 
+def train_stack(
+    runs: Sequence[TrainingRun],
+    params: Params,
+    data: TrainingData,
+    *,
+    seeds: Sequence[int],
+    resume: Sequence[TrainState] | None,
+    role: str = "train",
+) -> Iterator[dict[int, Epoch | Diverged]]:
+    """Trains runs of one configuration together, as `train_run` trains each alone (`fit_stacked`).
+
+    Args:
+        runs: The runs.
+        params: Their configuration.
+        data: The data.
+        seeds: Each run's seed of batches and augmentation.
+        resume: Each run's training state to resume from, all after the same epoch; None to begin.
+        role: As for `train_run`.
+
+    Yields:
+        After each epoch, by the index of the run, the epoch or how the run diverged.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+    """
+    return fit_stacked(
+        [run.model for run in runs],
+        data.batches(role, scaled_by=role),
+        params.train.config(),
+        seeds=seeds,
+        val=data.batches("val") if role == "train" else None,
+        regularizers=[run.regularizers for run in runs],
+        resume=resume,
+        meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
+    )
+
+
+def choose_stack_size(
+    params: Params,
+    data: TrainingData,
+    *,
+    most: int,
+    measured: bool,
+    role: str = "train",
+    weights: Mapping[str, Weights] = NO_WEIGHTS,
+) -> StackChoice:
+    """Returns how many runs of a configuration this worker trains together.
+
+    Args:
+        params: The configuration.
+        data: The data.
+        most: Largest number of runs.
+        measured: Whether the fastest number is measured; otherwise `most` is taken.
+        role: Role of the training images.
+        weights: Pretrained weights by specification.
+
+    Raises:
+        CannotStack: The runs cannot be trained together.
+    """
+    config, ids = params.train.config(), data.ids(role)
+
+    def build(seed: int) -> tuple[nn.Module, Mapping[str, Regularizer]]:
+        run = build_run(params, data, seed=seed, scaled_by=role, weights=weights)
+        return run.model, run.regularizers
+
+    if not measured:
+        model, methods = build(0)
+        check_stacking([model], config, [methods])
+        return StackChoice(most)
+    images = ImageBatches(data.prepared, ids[: STEPS * config.batch_size], data.scale(role), data.device)
+    steps = config.epochs * -(-len(ids) // config.batch_size)
+    return measure_stack(build, images, config, most=most, steps=steps)
+
+
 def train_stacked_resumable(
     runs: Sequence[TrainingRun],
     params: Params,
@@ -371,17 +446,7 @@ def train_stacked_resumable(
     diverged: dict[int, Diverged] = {}
     with ExitStack() as opened:
         writers = [opened.enter_context(CheckpointWriter()) for _ in runs]
-        epochs = fit_stacked(
-            [run.model for run in runs],
-            data.batches(role, scaled_by=role),
-            params.train.config(),
-            seeds=seeds,
-            val=data.batches("val") if role == "train" else None,
-            regularizers=[run.regularizers for run in runs],
-            resume=resume,
-            meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
-        )
-        for ended in epochs:
+        for ended in train_stack(runs, params, data, seeds=seeds, resume=resume, role=role):
             for index, epoch in ended.items():
                 if isinstance(epoch, Diverged):
                     diverged[index] = epoch

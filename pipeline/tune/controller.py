@@ -23,6 +23,7 @@ from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
     COMPLETE,
+    CONFIRMATION,
     INFEASIBLE,
     METHOD,
     PRUNED,
@@ -38,6 +39,7 @@ from pipeline.tune.search_limits import SearchLimits, pending_epochs
 from pipeline.tune.selection.candidates import choice_rule
 from pipeline.tune.selection.checkpoints import StoredCheckpoints
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.stacks import StackSizes
 from pipeline.tune.study.studies import make_studies
 from pipeline.tune.study_trials import Step, StudyTrials
 
@@ -64,6 +66,7 @@ class SearchController:
 
     Attributes:
         stopped: Reason for which no further trial is proposed, in words; None while trials may be proposed.
+        stack_sizes: How many confirmations of a configuration a worker trains together.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class SearchController:
         best = self._trials[METHOD].best
         self._limits = SearchLimits(params, space, journal.history, best=best, gpus=gpus, max_concurrent=max_concurrent)
         self.stopped: str | None = None
+        self.stack_sizes = StackSizes(params, gpus=gpus, slots=max_concurrent)
         self.folder = folder
         self._count = count if PARAMETERS in self.objectives.metrics else None
         self._callbacks = callbacks
@@ -141,8 +145,9 @@ class SearchController:
 
     @property
     def num_running(self) -> int:
-        """Number of runs that were started in this session, have not ended, and are not queued for another worker."""
-        return len(self._running) - len(self._requeued)
+        """Number of workers with runs that were started in this session, have not ended, and are not queued again."""
+        stacks, queued = self.journal.history.stacks, {record.id for record in self._requeued}
+        return len({stacks.get(name, name) for name in self._running if name not in queued})
 
     @property
     def max_remaining(self) -> int:
@@ -234,12 +239,38 @@ class SearchController:
             The run; `Wait` while nothing can start; None when every requested run has ended.
         """
         if self._requeued:
-            return self._requeued.popleft()
+            again = self._requeued.popleft()
+            if again.id in self.journal.history.stacks:
+                self.journal.resume(again.id)  # its time in the queue is no worker's, and it has left the stack
+            return again
         while (record := self._next()) is not None:
             started = self._start(record)
             if started.state is None:
                 return started
         return Wait() if self._still_running() or self._running else None
+
+    def next_companions(self, record: TrialRecord) -> list[TrialRecord]:
+        """Returns further confirmations that one worker trains together with a run, after recording their start.
+
+        They repeat the same configuration and have been trained as many epochs.
+
+        Args:
+            record: The run, which `next_trial` has just returned.
+        """
+        if record.role != CONFIRMATION or record.of is None or not self.stack_sizes.any:
+            return []
+        queues = (self._requeued, self._queue, self._to_confirm)
+        waiting = [(queue, run) for queue in queues for run in queue if run.role == CONFIRMATION]
+        most = self.stack_sizes.most(record.of, 1 + len(waiting))
+        found: list[TrialRecord] = []
+        for queue, run in waiting:
+            if run.of != record.of or run.last_epoch != record.last_epoch:
+                continue
+            if 1 + len(found) >= most or (queue is self._to_confirm and not self._may_confirm()):
+                break
+            queue.remove(run)
+            found.append(self._start(run, beside=record.id))
+        return found
 
     def _next(self) -> TrialRecord | None:
         if not self._queue:
@@ -272,11 +303,28 @@ class SearchController:
         """Queues a run again, to resume from its checkpoint: Ray gave it up, or its node was rejected."""
         self._requeued.append(self.journal.trials[trial_id])
 
-    def _start(self, record: TrialRecord) -> TrialRecord:
+    def give_back(self, trial_ids: Sequence[str], size: int) -> None:
+        """Queues the runs of a stack again, to be trained in stacks of another size.
+
+        Args:
+            trial_ids: Their ids in the journal.
+            size: The largest size that is worth it; 1 for single runs.
+        """
+        for trial_id in trial_ids:
+            self.stack_sizes.limit(self.journal.trials[trial_id].of or trial_id, size)
+            self.requeue(trial_id)
+
+    def _start(self, record: TrialRecord, beside: str | None = None) -> TrialRecord:
+        """Records the start of a run.
+
+        Args:
+            record: The run.
+            beside: The run that stands for its stack in the journal; None outside of a stack.
+        """
         if record.id not in self.journal.trials:
-            record = self.journal.start(record)
+            record = self.journal.start(record, beside)
         else:
-            self.journal.resume(record.id)
+            self.journal.resume(record.id, beside)
         self._running[record.id] = record
         if self._count is not None and PARAMETERS not in record.measured:
             self.journal.measured(record.id, {PARAMETERS: self._count(record.values)})
@@ -430,8 +478,8 @@ class SearchController:
         """Records the newest checkpoint of a trial, and removes the previous one if an earlier session wrote it."""
         before = self.journal.trials[trial_id].checkpoint
         self.journal.checkpoint(trial_id, path)
-        # Ray removes the checkpoints of this session itself, but not those of earlier sessions.
-        if before and Path(before).parent != Path(path).parent:
+        # Ray removes the checkpoints of its own trial itself, but not those of earlier sessions.
+        if before and _trial_folder(before) != _trial_folder(path):
             remove_best_effort([before])
 
     def end_trial(self, trial_id: str, state: str, reason: str | None = None) -> None:
@@ -472,3 +520,9 @@ class SearchController:
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
         for callback in self._callbacks:
             say(callback)
+
+
+def _trial_folder(checkpoint: str) -> Path:
+    """Returns the folder of Ray's trial with a checkpoint, which in a stack is a sub-folder of Ray's checkpoint."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name.startswith("checkpoint_") else folder

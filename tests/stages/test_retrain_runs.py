@@ -23,19 +23,12 @@ from pipeline.errors import UserError
 from pipeline.inputs.procedure import read_parts
 from pipeline.stages.retrain.__main__ import _part_jobs
 from pipeline.stages.retrain.retrain_runs import _run_spec, is_finished, retrain_jobs
-from pipeline.stages.retrain.stack_size import (
-    StackChoice,
-    StackQuestion,
-    arm_of,
-    choose_stack,
-    fastest,
-    group_runs,
-    sizes,
-)
+from pipeline.stages.retrain.stack_size import StackQuestion, arm_of, choose_stack, group_runs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, retrain_together, usage_in
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged, Epoch, end_epoch, fit
 from pipeline.train.sidecar import read_sidecar
+from pipeline.train.stacked.stack_speed import StackChoice, fastest, sizes
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
 

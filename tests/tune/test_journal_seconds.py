@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import COMPLETE, CONTROL, PRUNED, TrialRecord, read_history
+from pipeline.tune.journal.records import (
+    COMPLETE,
+    CONFIRMATION,
+    CONTROL,
+    FAILED,
+    PRUNED,
+    TrialRecord,
+    read_history,
+)
 
 
 class Clock:
@@ -166,3 +174,40 @@ def test_what_its_user_accepted_last_is_kept(path: Path) -> None:
     history = read_history(path)
     assert history.accepted == {"code": {"a": "3"}, "versions": {"torch": "2.1"}}
     assert history.header["code"] == {"a": "1"}
+
+
+def test_runs_of_a_stack_share_its_worker_until_they_end_or_are_queued_again(path: Path, clock: Clock) -> None:
+    first, second = (TrialRecord(f"t0000-seed{seed}", None, {}, role=CONFIRMATION, of="t0000") for seed in (1, 2))
+    with Journal(path, {}, gpus=0.5) as journal:
+        clock.sleep(10)
+        journal.start(first)
+        journal.start(second, beside=first.id)
+        assert set(journal.history.stacks.values()) == {first.id}
+        clock.sleep(20)
+        for run in (first, second):
+            journal.report(run.id, 1, {"seconds": 9.0})
+        clock.sleep(6)
+        journal.end(second.id, FAILED)
+        clock.sleep(8)
+        journal.report(first.id, 2, {"seconds": 8.0})
+        clock.sleep(100)  # in the queue
+        journal.resume(first.id)
+        clock.sleep(1)
+        journal.end(first.id, COMPLETE)
+        assert journal.history.stacks == {}
+    history = read_history(path)
+    assert [trial.busy_s for trial in history.trials.values()] == [13.0 + 8.0 + 1.0, 13.0]
+    assert history.busy_s == 35.0
+    assert history.gpu_seconds == sum(trial.gpu_s for trial in history.trials.values()) == 17.5
+
+
+def test_stack_ends_with_its_session(path: Path, clock: Clock) -> None:
+    with Journal(path, {}) as journal:
+        for name, beside in (("a", None), ("b", "a")):
+            journal.start(TrialRecord(name, None, {}, role=CONFIRMATION, of="t0000"), beside)
+    with Journal(path, {}) as journal:
+        assert journal.history.stacks == {}
+        journal.resume("a")
+        clock.sleep(4)
+        journal.report("a", 1, {})
+        assert [trial.busy_s for trial in journal.trials.values()] == [4.0, 0.0]

@@ -84,6 +84,13 @@ class ConfirmParams(Section):
     seeds: int = Field(
         2, ge=0, le=100, description="Number of further seeds that each of them is trained with; 0: no confirmation."
     )
+    seeds_per_worker: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Number of these seeds that one worker trains together; each run is that of a single seed, within "
+        "rounding. null: measured if a trial has a whole GPU, else 1 (docs/cluster/retraining.md).",
+    )
 
 
 class ChooseParams(Section):

@@ -29,9 +29,10 @@ from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.provenance.weights_record import used_specs
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.stages.retrain.stack_size import StackChoice, StackQuestion, arm_of, choose_stack, group_runs
+from pipeline.stages.retrain.stack_size import StackQuestion, arm_of, choose_stack, group_runs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, retrain_together, seconds_in, usage_in
 from pipeline.train.sidecar import SIDECAR, read_sidecar
+from pipeline.train.stacked.stack_speed import StackChoice
 from pipeline.tune.ray.placement import open_runtime
 from pipeline.tune.task import Resources, RunSpec
 from pipeline.workspace import Workspace

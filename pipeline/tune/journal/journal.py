@@ -54,10 +54,15 @@ class Journal:
         """Records of the trials, by id."""
         return self.history.trials
 
-    def start(self, trial: TrialRecord) -> TrialRecord:
-        """Records the start of a trial that is new to this search, and returns the journal's record of it."""
+    def start(self, trial: TrialRecord, beside: str | None = None) -> TrialRecord:
+        """Records the start of a trial that is new to this search, and returns the journal's record of it.
+
+        Args:
+            trial: The trial.
+            beside: Id of the first run of the stack in which it is trained; None if it is trained alone.
+        """
         about = {"number": trial.number, "role": trial.role, "study": trial.study, "seed": trial.seed, "of": trial.of}
-        self._record({"event": "started", "trial": trial.id, **about, "values": trial.values})
+        self._record({"event": "started", "trial": trial.id, **about, "values": trial.values} | _stack(beside))
         return self.trials[trial.id]
 
     def pause(self, trial_id: str) -> None:
@@ -68,11 +73,15 @@ class Journal:
         """Records that the checkpoint of a paused trial is removed."""
         self._record({"event": "dropped", "trial": trial_id})
 
-    def resume(self, trial_id: str) -> None:
+    def resume(self, trial_id: str, beside: str | None = None) -> None:
         """Records that a trial goes on after a pause, in a later session, or when it starts on the place that
         it waited for.
+
+        Args:
+            trial_id: The trial's id.
+            beside: As for `start`.
         """
-        self._record({"event": "resumed", "trial": trial_id})
+        self._record({"event": "resumed", "trial": trial_id} | _stack(beside))
 
     def report(
         self,
@@ -140,6 +149,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _stack(beside: str | None) -> dict[str, str]:
+    return {} if beside is None else {"with": beside}
 
 
 def lock_journal(path: Path) -> FileLock:

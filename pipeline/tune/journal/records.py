@@ -65,7 +65,7 @@ class TrialRecord:
         study: Name of the study that proposed it (see `pipeline.tune.study.studies`); None outside of a study.
         seed: Seed of its training; None for `base.seed`.
         of: Id of the trial whose configuration a confirmation repeats; None for other roles.
-        busy_s: Seconds in which it occupied a worker.
+        busy_s: Seconds in which it occupied a worker; its share of them while a stack did.
         gpu_s: The same seconds, times its share of a GPU.
         nodes: Nodes of the cluster that it has reported from, in order.
         measured: Metrics of its network by name, measured before the first epoch.
@@ -217,6 +217,8 @@ class SearchHistory:
         busy_s: Seconds in which workers were occupied, over all trials.
         gpu_seconds: GPU-seconds of all trials.
         epochs: Epochs of all trials; an epoch that was reported again counts once.
+        stacks: For each run that a worker trains together with others, or did until it was queued again, the run that
+            stands for all of them.
     """
 
     header: Header = field(default_factory=Header)
@@ -228,6 +230,7 @@ class SearchHistory:
     busy_s: float = 0.0
     gpu_seconds: float = 0.0
     epochs: int = 0
+    stacks: dict[str, str] = field(default_factory=dict)
     _at: float = 0.0
     _gpus: float = 0.0
     _since: dict[str, float] = field(default_factory=dict)
@@ -249,7 +252,7 @@ class SearchHistory:
             self.accepted = {"code": event["code"], "versions": event["versions"]}
         elif kind == "session":
             self.sessions += 1
-            self._gpus, self._at, self._since = float(event["gpus"]), 0.0, {}
+            self._gpus, self._at, self._since, self.stacks = float(event["gpus"]), 0.0, {}, {}
         if kind in ("search", "accepted", "session"):
             return
         self.seconds += max(0.0, at - self._at)
@@ -266,16 +269,14 @@ class SearchHistory:
             trial.paused, trial.dropped, trial.state, trial.reason = False, False, None, None
         if kind in ("started", "resumed"):
             self._since[name] = at
+            self.stacks.pop(name, None)
+            if (first := event.get("with")) is not None:
+                self.stacks |= {first: first, name: first}
             return
         if kind == "dropped":
             trial.dropped = True
             return
-        busy = max(0.0, at - self._since.get(name, at))
-        self._since[name] = at
-        trial.busy_s += busy
-        trial.gpu_s += busy * self._gpus
-        self.busy_s += busy
-        self.gpu_seconds += busy * self._gpus
+        self._account(name, at)
         if kind == "epoch":
             epoch = int(event["epoch"])
             self.epochs += epoch not in trial.epochs
@@ -292,12 +293,35 @@ class SearchHistory:
             trial.measured = {**event["metrics"], **trial.measured}
         elif kind == "paused":
             trial.paused = True
-            del self._since[name]
+            self._leave(name)
         elif kind == "ended":
             trial.state, trial.reason, trial.paused = event["state"], event.get("reason"), False
-            del self._since[name]
+            self._leave(name)
         else:
             raise ValueError(f"no event {kind!r}")
+
+    def _account(self, name: str, at: float) -> None:
+        """Adds the time since the last event of a run, of which the runs of a stack have equal shares.
+
+        Args:
+            name: The run's id.
+            at: Seconds since the session began.
+        """
+        first = self.stacks.get(name)
+        members = [name] if first is None else [each for each, of in self.stacks.items() if of == first]
+        for member in members:
+            busy = max(0.0, at - self._since.get(member, at)) / len(members)
+            self._since[member] = at
+            trial = self.trials[member]
+            trial.busy_s += busy
+            trial.gpu_s += busy * self._gpus
+            self.busy_s += busy
+            self.gpu_seconds += busy * self._gpus
+
+    def _leave(self, name: str) -> None:
+        """Records that a run occupies no worker any more."""
+        del self._since[name]
+        self.stacks.pop(name, None)
 
 
 def read_history(path: Path, *, repair: bool = False) -> SearchHistory:

@@ -4,7 +4,7 @@ import errno
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from pipeline.cluster.connect import Capacity
-from pipeline.cluster.storage import address_of
+from pipeline.cluster.storage import address_of, join
 from pipeline.errors import UserError, join_lines
 from pipeline.tune.controller import SearchController
 from pipeline.tune.journal.records import FAILED, INFEASIBLE
+from pipeline.tune.ray.trial_spec import APART, STACK
 from pipeline.tune.ray.worker_entry import REFUSED
 
 LOOK_S = 2.0
@@ -55,24 +56,31 @@ class JournalCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._capacity is not None:
             with self.capture_fatal():
-                self._controller.journal.resume(trial.config["trial"])
+                runs = self._runs(trial)
+                for name in runs:
+                    self._controller.journal.resume(name, beside=None if name == runs[0] else runs[0])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if "measured" in result:
+        reports = result.get(STACK, [{"trial": trial.config["trial"]} | result])
+        for report in (each for each in reports if "measured" in each):
             with self.capture_fatal():
-                self._controller.journal.measured(trial.config["trial"], result["measured"])
+                self._controller.journal.measured(report["trial"], report["measured"])
 
     def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:
         with self.capture_fatal():
-            self._controller.checkpoint(trial.config["trial"], address_of(checkpoint))
+            address = address_of(checkpoint)
+            for name in self._runs(trial):
+                self._controller.checkpoint(name, join(address, name) if STACK in trial.config else address)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result
         with self.capture_fatal():
             if REFUSED in result:
-                self._leave(trial.config["trial"], result[REFUSED])
+                self._leave(self._runs(trial), result[REFUSED])
+            elif STACK in trial.config:
+                self._end_stack(self._runs(trial), result.get(APART))
             elif result.get("failed"):
                 self._controller.end_trial(trial.config["trial"], FAILED, result["failed"])
             elif result.get("infeasible"):
@@ -89,6 +97,10 @@ class JournalCallback(tune.Callback):
         said, name = _reason(trial), trial.config["trial"]
         with self.capture_fatal():
             self._check_room(said)
+            if STACK in trial.config:
+                # Of several networks, one alone may do what ends their worker, such as to take too much memory.
+                self._end_stack(self._runs(trial), {"size": 1, "why": "their worker was lost too often"})
+                return
             # If a worker dies between two trials, Ray reports it twice. At the second report it gives the trial up, as
             # if the allowed number of failures were reached.
             if self._controller.is_decided(name):
@@ -100,12 +112,36 @@ class JournalCallback(tune.Callback):
                 return
             self._controller.end_trial(name, FAILED, said[-2000:])
 
-    def _leave(self, name: str, refused: Mapping[str, Any]) -> None:
-        """Queues a trial again, away from a node that was rejected, and prints the reason once for the node."""
+    def _runs(self, trial: Trial) -> list[str]:
+        """Returns the runs that a trial of Ray's trains: one, or those of a stack that have not ended."""
+        names = [run["trial"] for run in trial.config.get(STACK, ())]
+        trials = self._controller.journal.trials
+        return [name for name in names if trials[name].state is None] if names else [trial.config["trial"]]
+
+    def _leave(self, names: Sequence[str], refused: Mapping[str, Any]) -> None:
+        """Queues runs again, away from a node that was rejected, and prints the reason once for the node."""
         assert self._capacity is not None
         if self._capacity.exclude_node(refused["node"]):
             print(join_lines(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
-        self._controller.requeue(name)
+        for name in names:
+            self._controller.requeue(name)
+
+    def _end_stack(self, names: Sequence[str], apart: Mapping[str, Any] | None) -> None:
+        """Ends the runs of a stack that are done, and queues the others again if their worker gave them back.
+
+        Args:
+            names: The runs that have not ended.
+            apart: The size of the stacks in which they are to be trained, and why; None if they have been trained.
+        """
+        done = [name for name in names if apart is None or self._controller.is_decided(name)]
+        for name in done:
+            self._controller.release(name)
+        left = [name for name in names if name not in done]
+        if left and apart is not None:
+            of = self._controller.journal.trials[left[0]].of
+            how = "alone" if apart["size"] == 1 else f"with at most {apart['size']} seeds together"
+            print(f"{of}: each of its confirmations is trained {how}: {apart['why']}", file=sys.stderr, flush=True)
+            self._controller.give_back(left, apart["size"])
 
     def _check_room(self, said: str) -> None:
         """Raises an error if a failure's text or a test file shows that the disk is full."""

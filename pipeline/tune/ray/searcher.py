@@ -8,7 +8,9 @@ from ray.tune.search import Searcher
 from pipeline.cluster.connect import Capacity
 from pipeline.cluster.storage import exists
 from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.journal.records import TrialRecord
 from pipeline.tune.ray.callback import JournalCallback
+from pipeline.tune.ray.trial_spec import STACK
 
 
 class QueueSearcher(Searcher):
@@ -28,7 +30,8 @@ class QueueSearcher(Searcher):
         self._given: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the configuration of the next trial (see `pipeline.tune.ray.trainable.run_trial`).
+        """Returns the configuration of the next trial (see `pipeline.tune.ray.trainable.run_trial`), or of a stack
+        (see `pipeline.tune.ray.stacked_trial.run_stack`).
 
         Returns:
             The configuration; FINISHED at the end of the search; None to be asked again later.
@@ -42,20 +45,25 @@ class QueueSearcher(Searcher):
         if isinstance(record, Wait):
             return None
         with self._callback.capture_fatal():
-            checkpoint = record.checkpoint if record.checkpoint and exists(record.checkpoint) else None
+            further = self._controller.next_companions(record)
+            runs = [self._run(each) for each in (record, *further)]
         self._given[record.id] += 1
         times = self._given[record.id]
-        return {
-            "trial": record.id,
+        stack = {STACK: runs, "measure": self._controller.stack_sizes.is_measured(record.of or "")} if further else {}
+        return runs[0] | {
             # A resumed trial needs a new folder: Ray numbers checkpoints from 0 and would overwrite the earlier ones.
             "folder": record.id if times == 1 else f"{record.id}-{times}",
             "study": record.study,
-            "seed": record.seed,
             "values": record.values,
-            "checkpoint": checkpoint,
             "away_from": self._capacity.excluded if self._capacity else [],
-            "measured": record.measured,
+            **stack,
         }
+
+    def _run(self, record: TrialRecord) -> dict[str, Any]:
+        """Returns what a worker needs to know of a run besides its values."""
+        there = record.checkpoint is not None and exists(record.checkpoint)
+        checkpoint = record.checkpoint if there else None
+        return {"trial": record.id, "seed": record.seed, "checkpoint": checkpoint, "measured": record.measured}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Does nothing: the callback tells the study, since Ray passes more to a callback than to this method.

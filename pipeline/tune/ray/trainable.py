@@ -55,17 +55,11 @@ def run_trial(config: Values, task: TrialSpec) -> None:
         config: The configuration.
         task: Specification that all trials of the search share.
     """
-    torch.set_num_threads(task.threads)
-    params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
-    found = locate_data(task.prepared, task.split, task.weights, task.bundle)
-    data = load_data(found.prepared, found.split, params.base.device)
-    if data.device.type == "cuda" and 0 < task.gpus < 1:
-        # Ray counts shares of a GPU but does not enforce them.
-        torch.cuda.set_per_process_memory_fraction(task.gpus)
+    params, data, weights = open_trial(config, task)
     newest = config["checkpoint"]
     try:
         try:
-            _train(params, data, config, newest, found.weights, task)
+            _train(params, data, config, newest, weights, task)
             return
         except Exception as error:
             if (
@@ -74,11 +68,9 @@ def run_trial(config: Values, task: TrialSpec) -> None:
             ):
                 raise
         # This runs after the handler, because its traceback references the tensors that did not fit.
-        gc.collect()
-        if data.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(data.device)
         params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
-        _train(params, data, config, newest, found.weights, task)
+        _train(params, data, config, newest, weights, task)
     except Diverged as error:
         _report_failure(f"diverged: {error}", error.epoch)
     except Exception as error:
@@ -86,6 +78,30 @@ def run_trial(config: Values, task: TrialSpec) -> None:
             raise
         advice = out_of_memory_advice(params.train.config(), device=data.device, gpus=task.gpus)
         _report_failure(f"out of memory: {advice}", 0)
+
+
+def open_trial(config: Values, task: TrialSpec) -> tuple[Params, TrainingData, Mapping[str, Weights]]:
+    """Returns the parameters of a configuration, the data on the device, and the pretrained weights on this node.
+
+    Args:
+        config: The configuration (see `run_trial`).
+        task: Specification that all trials of the search share.
+    """
+    torch.set_num_threads(task.threads)
+    params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
+    found = locate_data(task.prepared, task.split, task.weights, task.bundle)
+    data = load_data(found.prepared, found.split, params.base.device)
+    if data.device.type == "cuda" and 0 < task.gpus < 1:
+        # Ray counts shares of a GPU but does not enforce them.
+        torch.cuda.set_per_process_memory_fraction(task.gpus)
+    return params, data, found.weights
+
+
+def free_memory(device: torch.device) -> None:
+    """Frees the memory of tensors that nothing references any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _train(
@@ -126,12 +142,8 @@ def _train(
     rungs = set(task.rung_epochs)
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
-        metrics, scores = dict(epoch.metrics), None
-        if objectives.class_metrics and epoch.probabilities is not None:
-            metrics |= score_classes(epoch.probabilities(), data, objectives, params)
-        if epoch.number in rungs or epoch.number == params.train.epochs:
-            metrics |= score_attention(epoch.model, data, objectives)
-            scores = _pack_scores(epoch, data, objectives, params)
+        scored = epoch.number in rungs or epoch.number == params.train.epochs
+        metrics, scores = score_epoch(epoch, data, objectives, params, scored=scored)
         report = partial(_report, epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
         if not due:
             wait()  # reports must arrive in the order of their epochs
@@ -144,6 +156,27 @@ def _train(
     decisive = rungs if config["study"] is not None else set()
     stored = decisive if task.pauses else set()
     train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive, stored=stored)
+
+
+def score_epoch(
+    epoch: Epoch, data: TrainingData, objectives: Objectives, params: Params, *, scored: bool
+) -> tuple[dict[str, float], str | None]:
+    """Returns the metrics of an epoch, and the packed scores of the validation images; None if not available.
+
+    Args:
+        epoch: The epoch that has ended.
+        data: Prepared set, split and device.
+        objectives: Objectives and constraints.
+        params: Parameters of this trial.
+        scored: Whether attention and single images are scored, as at rungs and at the end.
+    """
+    metrics, scores = dict(epoch.metrics), None
+    if objectives.class_metrics and epoch.probabilities is not None:
+        metrics |= score_classes(epoch.probabilities(), data, objectives, params)
+    if scored:
+        metrics |= score_attention(epoch.model, data, objectives)
+        scores = _pack_scores(epoch, data, objectives, params)
+    return metrics, scores
 
 
 def _pack_scores(epoch: Epoch, data: TrainingData, objectives: Objectives, params: Params) -> str | None:

@@ -1,4 +1,4 @@
-"""Specification that a worker needs to run a trial. Imports nothing that a node may lack."""
+"""Specification that a worker needs to run a trial, and keys of reports. Imports nothing that a node may lack."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,11 @@ from pipeline.cluster.data_bundle import DataBundle
 from pipeline.cluster.late_nodes import AdmissionRules
 from pipeline.config import Values
 from pipeline.models.model_config import Weights
+
+STACK = "stack"
+"""Key of a configuration: the runs that the worker trains together; and of a report: what became of each."""
+APART = "apart"
+"""Key of a report that gives a stack back: the `size` in which its runs are to be trained, and `why`."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from ray import tune
 
 from pipeline.cluster.late_nodes import check_this_node
 from pipeline.config import Values
-from pipeline.tune.ray.trial_spec import TrialSpec
+from pipeline.tune.ray.trial_spec import STACK, TrialSpec
 
 REFUSED = "refused"
 """Key of a report that names the node which the trial must leave, and why; the trial has not begun."""
 
 
 def enter_trial(config: Values, task: TrialSpec) -> None:
-    """Runs a trial (`pipeline.tune.ray.trainable.run_trial`), after an inspection of its node if that joined later.
+    """Runs a trial, or a stack of confirmations, after an inspection of its node if that joined later.
+
+    `pipeline.tune.ray.trainable.run_trial` runs a trial, `pipeline.tune.ray.stacked_trial.run_stack` a stack.
 
     If the inspection (`check_this_node`) finds a fault, nothing is trained. The fault is reported under `REFUSED`, and
     the driver queues the trial again for another node.
@@ -20,6 +22,11 @@ def enter_trial(config: Values, task: TrialSpec) -> None:
     if refusal is not None:
         why = {"node": refusal.node, "why": list(refusal.why)}
         tune.report({"epoch": 0, "objective": float("nan"), "metrics": {}, "failed": "refused", REFUSED: why})
+        return
+    if STACK in config:
+        from pipeline.tune.ray.stacked_trial import run_stack
+
+        run_stack(config, task)
         return
     from pipeline.tune.ray.trainable import run_trial
 
