@@ -147,6 +147,18 @@ def test_network_is_as_before_once_closed_or_refused() -> None:
     assert hooks(model) == before
 
 
+def test_network_is_compiled_after_attaching() -> None:
+    values = []
+    for compiled in (False, True):
+        model = network().train()
+        attached = Attached(made("SpatialEntropy"), model, epochs=3)
+        runs = torch.compile(model, backend="aot_eager") if compiled else model
+        loss = cross_entropy(runs(pictures()), LABELS) + attached.term(1)
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        values.append((loss.item(), model.blocks[0].attn.qkv.weight.grad.norm().item()))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(("name", "missing"), [("MaskSupervision", "masks"), ("GuidedTransfer", "inputs")])
 def test_what_a_method_reads_besides_is_asked_for(name: str, missing: str) -> None:
     model = network()
