@@ -185,7 +185,10 @@ def find_workspace(start: Path | None = None) -> Workspace:
         if (root / "dvc.yaml").is_file() and (root / "params.yaml").is_file():
             _check_path(root)
             return Workspace(root, _anchor(root))
-    raise UserError(f"{here}: no dvc.yaml and params.yaml here or above. Go to the checkout's folder.")
+    raise UserError(
+        f"{here}: no dvc.yaml and params.yaml here or above; run this in a clone of the project's repository, since an "
+        "installed package has neither"
+    )
 
 
 def _check_path(root: Path) -> None:

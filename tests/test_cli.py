@@ -287,7 +287,7 @@ def test_pipeline_refuses_to_run_twice_at_once(checkout: Checkout, command: Call
 def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, "promote"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "Go to the checkout's folder" in done.stderr
+    assert "run this in a clone of the project's repository" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def test_folders_in_the_short_tree_are_there() -> None:
     ]
     assert "pipeline/tune/" in listed
     assert [name for name in listed if not (ROOT / name).exists()] == []
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    label = re.search(r'image\.version="(.*)"', (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8"))
+    archives = re.findall(r"sar_search-([\d.]*\d)", (DOCS / "library.md").read_text(encoding="utf-8"))
+    assert {newest and newest[1], label and label[1], *archives} == {version}
 
 
 @pytest.mark.parametrize(

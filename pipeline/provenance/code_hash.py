@@ -22,10 +22,10 @@ HASHED_CODE = (
 UNHASHED_CODE = (
     *("tune/journal", "tune/table_cells.py", "tune/selection/result_files.py", "tune/selection/summary.py"),
     *("compute/gpu_usage.py", "compute/host_usage.py", "compute/usage_summary.py", "train/usage.py"),
-    "tune/ray/placement.py",
+    *("tune/ray/placement.py", "regularizers/attached.py"),
 )
 """Code in these rooms that decides no result: the journal, tables, measurements of the machine's use, the placement
-of trials.
+of trials, training loops of the user's own.
 """
 
 ROOT = Path(pipeline.__file__).parent
