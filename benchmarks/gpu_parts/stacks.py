@@ -63,7 +63,8 @@ def network(setting: Setting, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     kwargs = {"patch_size": 4} | ({"depth": 2, "embed_dim": 48, "num_heads": 3} if setting.small else {})
     config = ModelConfig("vit_tiny_patch16_224", kwargs, "timm", 0.1)
-    return build_model(config, num_classes=10, image_size=(32, 32), channels=3).to(setting.device)
+    built: nn.Module = build_model(config, num_classes=10, image_size=(32, 32), channels=3)
+    return built.to(setting.device)
 
 
 def methods() -> dict[str, Regularizer]:
