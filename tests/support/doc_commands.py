@@ -17,7 +17,21 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 OURS = ("sar-search", "make", "dvc", "python", "pytest", "docker/services.sh")
 CLICK = ("mlflow", "ray")
-OTHERS = ("git", "docker", "docker-compose", "sbatch", "pip", "tail", "du", "stat", "curl", "echo", "export", "source")
+OTHERS = (
+    "git",
+    "docker",
+    "docker-compose",
+    "sbatch",
+    "pip",
+    "uv",
+    "tail",
+    "du",
+    "stat",
+    "curl",
+    "echo",
+    "export",
+    "source",
+)
 PROGRAMS = (*OURS, *CLICK, *OTHERS)
 GROUPS_OF_DVC = ("exp", "metrics", "plots", "queue")
 PROGRAMS_IN_BASH = {"docs/results/on-a-gpu.md": "tests/preflight/test_published_commands.py"}
@@ -137,7 +151,7 @@ def shape_of(command: Command) -> str:
         return " ".join(["make", *(re.sub(r"=.*", "=", word) for word in rest)])
     if program == "python" and rest[0] == "-m" and rest[1] == "pipeline.cli":
         return shape_of(command._replace(words=("sar-search", *rest[2:])))
-    subcommands = {"python": 1, "docker": 1, "docker-compose": 1, "git": 1, "pip": 1}.get(program, 0)
+    subcommands = {"python": 1, "docker": 1, "docker-compose": 1, "git": 1, "pip": 1, "uv": 1}.get(program, 0)
     return " ".join([program, *rest[:subcommands], *_options(rest[subcommands:])])
 
 
