@@ -138,10 +138,11 @@ def test_default_on_a_cpu_gives_each_confirmation_a_worker_and_a_configuration_a
 
 
 def test_checkpoint_of_a_member_is_its_part_of_rays(search: Search) -> None:
-    searched(search, 3)
+    searched(search, 3, search__keep_checkpoints=None)
     for name in CONTROLS:
-        found = read_history(search.journal).trials[name].checkpoint
-        assert found == str(search.folder / "ray" / "start-0" / FIRST / "checkpoint_000004" / name)
+        place = search.folder / "ray" / "start-0" / FIRST
+        assert read_history(search.journal).trials[name].checkpoint == str(place / "checkpoint_000004" / name)
+        assert (place / "checkpoint_000003" / name).is_dir()  # Ray removes those of its own trial
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (3, 2)])
@@ -159,6 +160,18 @@ def test_search_killed_in_its_confirmations_resumes_with_stacks_of_another_size(
     assert resumed.groups[0] == CONTROLS[: min(after, before)]
     assert {epoch_of(run["checkpoint"]) for run in resumed.configs[0].get("stack", resumed.configs[:1])} == {2}
     assert told(search.outcome) == told(unbroken.outcome)
+    assert not Path(broken[FIRST].checkpoint or "").exists()  # Ray does not remove those of an earlier session
+
+
+def test_stack_that_is_given_back_in_part_is_trained_in_the_size_that_was_measured(search: Search) -> None:
+    def fate(config: dict[str, Any], name: str, epoch: int) -> Any:
+        return {"size": 2, "why": "more would not be faster"} if config.get("measure") else None
+
+    search.gpus = 1.0
+    ray = searched(search, None, fate)
+    assert ray.groups[3:6] == [CONTROLS, CONTROLS[:2], CONTROLS[2:]]
+    assert [config.get("measure") for config in ray.configs[3:6]] == [True, False, None]
+    assert {record.state for record in search.outcome} == {COMPLETE}
 
 
 def test_member_that_diverges_fails_and_the_others_go_on_without_it(search: Search) -> None:
