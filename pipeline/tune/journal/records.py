@@ -276,7 +276,7 @@ class SearchHistory:
         if kind == "dropped":
             trial.dropped = True
             return
-        self._account(name, at)
+        self._share_time(name, at)
         if kind == "epoch":
             epoch = int(event["epoch"])
             self.epochs += epoch not in trial.epochs
@@ -300,7 +300,7 @@ class SearchHistory:
         else:
             raise ValueError(f"no event {kind!r}")
 
-    def _account(self, name: str, at: float) -> None:
+    def _share_time(self, name: str, at: float) -> None:
         """Adds the time since the last event of a run, of which the runs of a stack have equal shares.
 
         Args:
