@@ -310,6 +310,7 @@ class SearchController:
             trial_ids: Their ids in the journal.
             size: The largest size that is worth it; 1 for single runs.
         """
+        self.journal.give_back(trial_ids[0])
         for trial_id in trial_ids:
             self.stack_sizes.limit(self.journal.trials[trial_id].of or trial_id, size)
             self.requeue(trial_id)

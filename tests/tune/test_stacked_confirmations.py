@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,8 @@ class Ray:
             if self.clock is not None:
                 self.clock.now += 6.0
             fates = {run["trial"]: self.fate(config, run["trial"], epoch) for run in runs}
+            if len({epoch_of(run["checkpoint"]) for run in config.get("stack", ())}) > 1:
+                fates = {FIRST: {"size": 1, "why": "their checkpoints are of different epochs"}}
             given_back = next((fate for fate in fates.values() if isinstance(fate, Mapping)), None)
             if given_back is not None:
                 report: dict[str, Any] = {"epoch": 0, "metrics": {}, "failed": "apart", "apart": given_back}
@@ -163,6 +166,25 @@ def test_search_killed_in_its_confirmations_resumes_with_stacks_of_another_size(
     assert not Path(broken[FIRST].checkpoint or "").exists()  # Ray does not remove those of an earlier session
 
 
+@pytest.mark.parametrize("after", [1, 3])
+def test_journal_of_stacks_cut_after_any_line_leads_to_the_records_of_the_unharmed_search(
+    tmp_path: Path, after: int
+) -> None:
+    whole = Search(tmp_path / "whole", SETTINGS)
+    searched(whole, 3, search__keep_checkpoints=None)
+    lines = whole.journal.read_text().splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if FIRST in line)
+    for cut in range(first, len(lines)):
+        folder = tmp_path / f"cut-{cut}"
+        shutil.copytree(whole.folder, folder)
+        text = "".join(lines[:cut]).replace(str(whole.folder), str(folder))
+        (folder / "journal.jsonl").write_text(text)
+        search = Search(folder, SETTINGS)
+        searched(search, after, search__keep_checkpoints=None)
+        assert told(search.outcome) == told(whole.outcome), f"cut before {lines[cut]}"
+        shutil.rmtree(folder)
+
+
 def test_stack_that_is_given_back_in_part_is_trained_in_the_size_that_was_measured(search: Search) -> None:
     def fate(config: dict[str, Any], name: str, epoch: int) -> Any:
         return {"size": 2, "why": "more would not be faster"} if config.get("measure") else None
@@ -224,6 +246,43 @@ def test_stack_whose_worker_is_lost_too_often_is_trained_alone(search: Search) -
     assert {record.state for record in search.outcome} == {COMPLETE}
 
 
+def test_worker_that_is_started_again_changes_nothing_of_a_member_that_has_ended(search: Search) -> None:
+    def fate(config: dict[str, Any], name: str, epoch: int) -> str | None:
+        return "diverged" if (name, epoch) == (FIRST, 1) else None
+
+    with search.session(search__confirm__seeds_per_worker=3) as course:
+        ray = Ray(course, search.folder / "ray", fate)
+        while len((config := ray.searcher.suggest("")).get("stack", [])) < 3:
+            list(ray.train(config))
+        next(epochs := ray.train(config))
+        # The worker dies and begins with all members again, which now do not diverge.
+        trial: Any = SimpleNamespace(config=config, last_result={})
+        reports = [ray.report(name, 1, None) for name in CONTROLS]
+        again = {"epoch": 1, "objective": math.nan, "metrics": {}, "failed": None, "stack": reports}
+        assert ray.scheduler.on_trial_result(NOBODY, trial, flatten_dict(again)) == TrialScheduler.CONTINUE
+        for _ in epochs:
+            pass
+        trials = course.journal.trials
+        assert [(trials[name].state, trials[name].last_epoch) for name in CONTROLS] == [
+            (FAILED, 0),
+            (COMPLETE, 4),
+            (COMPLETE, 4),
+        ]
+
+
+def test_stack_whose_worker_is_lost_after_its_last_report_is_complete(search: Search) -> None:
+    with search.session(search__confirm__seeds_per_worker=3) as course:
+        ray = Ray(course, search.folder / "ray")
+        while len((config := ray.searcher.suggest("")).get("stack", [])) < 3:
+            list(ray.train(config))
+        reports = [ray.report(name, 4, None) for name in CONTROLS]
+        last = {"epoch": 4, "objective": math.nan, "metrics": {}, "failed": None, "stack": reports}
+        dead: Any = SimpleNamespace(config=config, max_failures=2, error_file=None, path=None, last_result=last)
+        assert ray.scheduler.on_trial_result(NOBODY, dead, flatten_dict(last)) == TrialScheduler.STOP
+        ray.callback.on_trial_error(iteration=1, trials=[], trial=dead)
+        assert [course.journal.trials[name].state for name in CONTROLS] == [COMPLETE] * 3
+
+
 def test_stack_takes_one_place_on_a_cluster_and_may_be_sent_to_another_node(search: Search) -> None:
     with search.session(search__confirm__seeds_per_worker=3) as course:
         ray = Ray(course, search.folder / "ray")
@@ -270,6 +329,21 @@ def test_gpu_hours_of_a_stack_are_those_of_its_worker(tmp_path: Path, monkeypatc
     assert history.gpu_seconds == pytest.approx(0.5 * history.busy_s)
     assert history.busy_s == pytest.approx(history.seconds) == pytest.approx((3 + 2) * 4 * 6.0)
     assert [history.trials[name].busy_s for name in CONTROLS] == pytest.approx([8.0] * 3)
+
+
+def test_runs_that_wait_after_their_stack_was_given_back_occupy_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fate(config: dict[str, Any], name: str, epoch: int) -> Any:
+        return {"size": 1, "why": "no memory"} if "stack" in config and epoch == 3 else None
+
+    clock = Clock(monkeypatch)
+    search = Search(tmp_path, SETTINGS, clock=clock)
+    searched(search, 3, fate, clock=clock)
+    history = read_history(search.journal)
+    # Of three epochs together, in the last of which the stack was given back, and two alone.
+    assert [history.trials[name].busy_s for name in CONTROLS] == pytest.approx([3 * 6.0 / 3 + 2 * 6.0] * 3)
+    assert history.busy_s == pytest.approx(history.seconds)
 
 
 def test_budget_that_has_room_for_one_more_confirmation_starts_no_stack_of_three(

@@ -162,13 +162,16 @@ def test_killed_stack_is_resumed_by_single_runs_and_the_reverse(worker: Worker) 
         check_like(worker.of(name), whole[name][1:])
 
 
-def test_worker_that_ray_starts_again_goes_on_with_the_runs_of_its_newest_checkpoint(worker: Worker) -> None:
+def test_worker_that_ray_starts_again_goes_on_with_the_runs_of_its_newest_checkpoint(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker.dies_after = 2
     with pytest.raises(Killed):
         worker.stack()
     assert worker.newest is not None
     shutil.rmtree(worker.newest / A)  # it has ended since
     worker.dies_after, worker.reports = None, []
+    monkeypatch.setattr(module, "choose_stack_size", None)  # it was measured before the first epoch
     worker.stack(measure=True)
     assert [[each["trial"] for each in report["stack"]] for report in worker.reports] == [[B]]
     assert worker.reports[0]["epoch"] == 3

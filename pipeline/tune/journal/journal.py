@@ -83,6 +83,10 @@ class Journal:
         """
         self._record({"event": "resumed", "trial": trial_id} | _stack(beside))
 
+    def give_back(self, trial_id: str) -> None:
+        """Records that the worker of a stack has given back a trial, and with it the others of the stack."""
+        self._record({"event": "returned", "trial": trial_id})
+
     def report(
         self,
         trial_id: str,

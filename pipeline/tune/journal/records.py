@@ -8,6 +8,9 @@ Metrics of its network, such as parameters and latency, are *measured* before th
 scheduler's rungs, the queue, the MLflow runs and the time spent can be rebuilt from these lines alone. A last
 line torn by a crash is dropped.
 
+Confirmations that a worker trains together, as a stack, are started or resumed *with* the first of them. If the worker
+gives them back, the first is *returned*, and all share the time until then.
+
 Every line has `time`, the clock's time, for readers. It also has `at`, seconds since its session began by a
 monotonic clock, from which the time spent is computed.
 """
@@ -297,7 +300,7 @@ class SearchHistory:
         elif kind == "ended":
             trial.state, trial.reason, trial.paused = event["state"], event.get("reason"), False
             self._leave(name)
-        else:
+        elif kind != "returned":
             raise ValueError(f"no event {kind!r}")
 
     def _share_time(self, name: str, at: float) -> None:
