@@ -42,7 +42,7 @@ class StackChoice:
 def measure_stack(build: Build, images: ImageBatches, config: TrainConfig, *, most: int, steps: int) -> StackChoice:
     """Returns how many runs are trained fastest together.
 
-    A single run may be compiled (`train.compile: auto`). That is timed too if a run may be long enough for it.
+    If a single run may be compiled (`train.compile: auto`) and is long enough for it, a compiled run is timed too.
 
     Args:
         build: Builds a network.
