@@ -143,13 +143,15 @@ FILL = (124, 116, 104)
 
 def augmentation_kernels(setting: Setting) -> Iterator[Comparison]:
     """Crops, RandAugment and masks: the bits of the CPU's kernels. Erased rectangles: normal noise by image alone."""
-    from pipeline.data.augment.deit_triton import mask_places, packed, triton_deit, triton_masks
+    from pipeline.data.augment.deit_triton import triton_deit
     from pipeline.data.augment.erase_triton import triton_erase
     from pipeline.data.augment.erasing import DRAWS as ERASING_DRAWS
     from pipeline.data.augment.erasing import draw_rectangles
     from pipeline.data.augment.mask_kernels import shift_masks
+    from pipeline.data.augment.mask_triton import mask_places, triton_masks
     from pipeline.data.augment.pixel_kernels import augment_batch
     from pipeline.data.augment.rand_augment import DRAWS, draw_operations
+    from pipeline.data.augment.resize_triton import packed
 
     rng = np.random.default_rng(setting.seed)
     for height, width in [(5, 6)] if setting.small else [(224, 224), (31, 70), (3, 2)]:

@@ -14,10 +14,10 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.environment import removed_variables
 from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
-from pipeline.preflight.estimate import check_limits
 from pipeline.preflight.image_sizes import describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
+from pipeline.preflight.search_budget import check_limits
 from pipeline.preflight.total_estimate import describe_estimates
 from pipeline.preflight.up_to_date import finished_search
 from pipeline.provenance.git import unknown_files

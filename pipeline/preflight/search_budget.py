@@ -104,6 +104,51 @@ def max_epochs(params: Params, space: SearchSpace) -> int:
     return in_full if budget is None else min(in_full, budget)
 
 
+def check_limits(params: Params, *, gpus: float) -> None:
+    """Checks that every limit of the budget can be reached.
+
+    Args:
+        params: All parameters.
+        gpus: GPUs of a trial.
+
+    Raises:
+        UserError: A limit is on GPU-hours or cost, and trials use no GPU; or on cost, and there is no price.
+    """
+    budget = params.search.budget
+    for name in ("gpu_hours", "cost"):
+        if getattr(budget, name) is not None and not gpus:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: trials use no GPU here (search.gpus_per_trial), so it would never "
+                "be reached. Use search.budget.hours."
+            )
+    if budget.cost is not None and not budget.price_per_gpu_hour:
+        raise UserError("params.yaml: search.budget.cost: needs search.budget.price_per_gpu_hour.")
+
+
+def check_budget(params: Params, epoch_seconds: float, *, gpus: float) -> None:
+    """Checks that the budget suffices for at least one trial.
+
+    Args:
+        params: All parameters.
+        epoch_seconds: Seconds of an epoch, as measured.
+        gpus: GPUs of a trial.
+
+    Raises:
+        UserError: The budget is too small for one trial, or has a limit that can never be reached.
+    """
+    budget, epochs = params.search.budget, params.train.epochs
+    check_limits(params, gpus=gpus)
+    hours = epochs * epoch_seconds / 3600
+    needed = {"hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * budget.price_per_gpu_hour}
+    for name, least in needed.items():
+        limit = getattr(budget, name)
+        if limit is not None and limit < least:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: given {limit:g}, but a single trial of {epochs} epochs takes "
+                f"{least:.3g} by what was measured just now. Raise it, or lower train.epochs."
+            )
+
+
 def describe_trials(params: Params, space: SearchSpace) -> str:
     """Returns the number of trials in words, with the reason if it is lower than asked for.
 

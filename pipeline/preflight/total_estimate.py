@@ -8,7 +8,6 @@ from pipeline.preflight.estimate import (
     Estimate,
     Range,
     RemainingWork,
-    check_budget,
     check_disk,
     check_memory,
     describe_disk,
@@ -20,6 +19,7 @@ from pipeline.preflight.estimate import (
 )
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import profile_steps
+from pipeline.preflight.search_budget import check_budget
 from pipeline.tune.journal.records import SearchHistory
 
 
@@ -66,7 +66,7 @@ def estimate_searches(
     price = (params.search.budget.price_per_gpu_hour or None) if whole.resources.gpus else None
     found = [estimate(plan, cost, work, price=price) for plan, work in left]
     for each in found:
-        check_budget(params, each, gpus=whole.resources.gpus)
+        check_budget(params, each.epoch[0], gpus=whole.resources.gpus)
     return replace(
         add_estimates(found),
         retraining=retraining_seconds(whole, cost, arms=arms) if arms else None,

@@ -204,7 +204,7 @@ class StepCompiler:
         return step()
 
     def _compile(self) -> None:
-        # Hooks of several workers' gradients run within the backward pass, where a recorded graph would skip them.
+        # CUDA graphs reuse the memory of gradients, and several workers keep gradients in buckets. It was never tried.
         graphs = self._device.type == "cuda" and not self._shared
         how: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}
         self._model.compile(dynamic=False, **how)

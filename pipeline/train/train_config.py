@@ -36,8 +36,8 @@ class TrainConfig:
         precision: "float32" or "bfloat16", of forward passes in training.
         grad_checkpointing: whether activations are computed again in the backward pass.
         compile: "auto", "always" or "never", of training's passes (`pipeline.train.compilation`).
-        workers: processes that decode the images of an encoded set ahead; 0: threads. The result does not
-            depend on it.
+        workers: processes that decode the images of an encoded set ahead; 0: threads, or for a GPU a process for
+            each core but one. The result does not depend on it.
         class_weights: weights of the cross-entropy by class name, "balanced", or None
             (`pipeline.train.class_weights`).
         sampling: "shuffle", every image once an epoch, or "balanced", with replacement and all classes equally often.

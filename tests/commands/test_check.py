@@ -25,8 +25,9 @@ from pipeline.files.file_stats import hash_file
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.preflight import profile, up_to_date
-from pipeline.preflight.estimate import Estimate, RemainingWork, check_budget, remaining_work
+from pipeline.preflight.estimate import Estimate, RemainingWork, remaining_work
 from pipeline.preflight.plan import make_plan
+from pipeline.preflight.search_budget import check_budget
 from pipeline.preflight.up_to_date import FinishedSearch, finished_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
@@ -462,7 +463,7 @@ def test_budget_that_no_trial_fits_or_that_never_binds_is_refused(
     given = {"train.epochs": 16} | {f"search.budget.{name}": value for name, value in budget.items()}
     params = Params().with_values(given, where="test")
     with pytest.raises(UserError) as refused:
-        check_budget(params, QUICK, gpus=gpus)
+        check_budget(params, QUICK.epoch[0], gpus=gpus)
     assert message in str(refused.value)
 
 
@@ -478,7 +479,7 @@ def test_budget_that_no_trial_fits_or_that_never_binds_is_refused(
 def test_budget_that_one_trial_fits_is_taken(budget: dict[str, Any], gpus: float) -> None:
     given = {"train.epochs": 16} | {f"search.budget.{name}": value for name, value in budget.items()}
     params = Params().with_values(given, where="test")
-    check_budget(params, QUICK, gpus=gpus)
+    check_budget(params, QUICK.epoch[0], gpus=gpus)
 
 
 def test_too_small_a_budget_is_refused_by_what_was_measured(workspace: Workspace) -> None:

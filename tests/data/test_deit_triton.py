@@ -23,7 +23,7 @@ from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, Operations, dr
 pytest.importorskip("triton", reason="triton comes with torch on Linux alone")
 
 DEIT = "pipeline.data.augment.deit_triton:triton_deit"
-MASKS = "pipeline.data.augment.deit_triton:triton_masks"
+MASKS = "pipeline.data.augment.mask_triton:triton_masks"
 WIRED = "augmented_by_kernels:augmented"
 FILL = (124, 7, 250)
 COUNT = len(OPERATIONS)
@@ -88,7 +88,7 @@ def extreme(sides: tuple[int, int]) -> Operations:
 
 
 def case(images: Pixels, changes: Operations, fill: tuple[int, ...] = FILL) -> dict[str, Any]:
-    from pipeline.data.augment.deit_triton import packed
+    from pipeline.data.augment.resize_triton import packed
 
     given = torch.from_numpy(images).permute(0, 3, 1, 2)
     return {"images": given, "asked": torch.from_numpy(packed(changes)), "fill": fill}
@@ -125,7 +125,8 @@ def test_kernels_give_the_bits_of_the_cpus_whatever_the_sides(channels: int, tmp
 
 
 def test_masks_are_moved_as_by_the_cpu(tmp_path: Path) -> None:
-    from pipeline.data.augment.deit_triton import mask_places, packed
+    from pipeline.data.augment.mask_triton import mask_places
+    from pipeline.data.augment.resize_triton import packed
 
     cases, expected = [], []
     for sides in ((7, 11), (1, 3), (30, 23)):
@@ -164,20 +165,20 @@ def test_kernels_compile_for_cuda_without_fused_products_nor_atomics_on_shared_r
         import re, triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from pipeline.data.augment import deit_triton as kernels, erase_triton
+        from pipeline.data.augment import deit_triton as kernels, erase_triton, mask_triton, resize_triton
 
         byte, number, real = "*u8", "i32", "*fp64"
         kinds = dict.fromkeys(("images", "between", "here", "masks", "tables", "out"), byte)
         kinds |= dict.fromkeys(("weights", "means", "places"), "*i32") | dict(asked=real, rectangles=real)
-        tile = dict(row_block=kernels.ROWS, column_block=kernels.COLUMNS)
+        tile = dict(row_block=resize_triton.ROWS, column_block=resize_triton.COLUMNS)
         span = dict(edge=kernels.EDGE, middle=kernels.MIDDLE, block=kernels.PIXELS)
         for function, chosen in (
-            (kernels._weigh, dict(block=kernels.WEIGHED)),
-            (kernels._resize_across, tile),
-            (kernels._resize_down, tile),
+            (resize_triton._weigh, dict(block=resize_triton.WEIGHED)),
+            (resize_triton._resize_across, tile),
+            (resize_triton._resize_down, tile),
             (kernels._read_whole, dict(block=kernels.COUNTED)),
             (kernels._operate, span),
-            (kernels._move_masks, dict(layers=2, undecided=255, block=kernels.PIXELS)),
+            (mask_triton._move_masks, dict(layers=2, undecided=255, block=kernels.PIXELS)),
             (erase_triton._erase, dict(block=erase_triton.PIXELS)),
         ):
             exact = function is not erase_triton._erase
@@ -185,7 +186,7 @@ def test_kernels_compile_for_cuda_without_fused_products_nor_atomics_on_shared_r
                 chosen = chosen | dict(channels=3)
             given = kinds if exact else kinds | dict(images="*fp32")
             kind = {{name: "constexpr" if name in chosen else given.get(name, number) for name in function.arg_names}}
-            target, options = GPUTarget("cuda", {capability}, 32), kernels.EXACT if exact else {{}}
+            target, options = GPUTarget("cuda", {capability}, 32), resize_triton.EXACT if exact else {{}}
             ptx = triton.compile(ASTSource(function, kind, constexprs=chosen), target=target, options=options).asm["ptx"]
             assert not (exact and re.search(r"\\bfma\\.", ptx)), function
             assert not re.search(r"\\b(atom|red)\\.(?!\\S*shared\\S*add\\.u32)", ptx), function

@@ -107,7 +107,6 @@ def test_a_later_run_of_the_process_is_decided_by_what_was_measured(monkeypatch:
 def test_smaller_last_batches_are_neither_timed_nor_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed(monkeypatch, eager=100.0, compiled=1.0, cost=1.0)
     seen: list[int] = []
-    timed.model.register_forward_hook(lambda module, given, result: None)
     monkeypatch.setattr(timed.model, "_call_impl", lambda inputs: seen.append(len(inputs)))
     compiler = StepCompiler(timed.model, CONFIG, device=CUDA, batch=4, steps=1000)
     with compiler:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.prepared_digits import write_digits
+from support.run_comparison import check_rounded_alike
 
 from pipeline.config import Params
 from pipeline.models.stacked_network import CannotStack
@@ -105,8 +106,7 @@ def singles(worker: Worker, name: str, **given: Any) -> list[dict[str, Any]]:
 def check_like(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert [each["epoch"] for each in found] == [each["epoch"] for each in expected]
     for mine, theirs in zip(found, expected, strict=True):
-        near = {name: value for name, value in theirs["metrics"].items() if name != "seconds"}
-        assert {n: v for n, v in mine["metrics"].items() if n != "seconds"} == pytest.approx(near, rel=2e-3, abs=1e-6)
+        check_rounded_alike(mine["metrics"], theirs["metrics"])
         assert (mine["scores"] is None) == (theirs["scores"] is None)
         assert mine["node"] == theirs["node"]
         assert mine["failed"] is None

@@ -99,7 +99,9 @@ class EpochAugmenter:
             return self._shifted(pixels, ids)
         if self._augmentation.kind == "deit":
             if has_kernels(pixels.device):
-                from pipeline.data.augment.deit_triton import packed, triton_deit  # here, because it imports triton
+                # Imported here, because they import triton.
+                from pipeline.data.augment.deit_triton import triton_deit
+                from pipeline.data.augment.resize_triton import packed
 
                 changes = self._changes(ids, (pixels.shape[2], pixels.shape[3]))
                 return triton_deit(pixels, send(packed(changes), pixels.device), tuple(self._fill.tolist()))
@@ -189,7 +191,8 @@ class EpochAugmenter:
         if self._augmentation.kind != "deit" or not has_kernels(device):
             return send(self.masks(masks, np.arange(len(masks)), ids), device)
         # A launch is shorter than the rest of the host's work on a mask, and the host has a step to launch.
-        from pipeline.data.augment.deit_triton import mask_places, packed, triton_masks
+        from pipeline.data.augment.mask_triton import mask_places, triton_masks
+        from pipeline.data.augment.resize_triton import packed
 
         sides = masks.shape[1], masks.shape[2]
         changes = self._changes(ids, sides)

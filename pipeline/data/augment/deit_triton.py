@@ -1,6 +1,6 @@
-"""Augmentation `deit` on a GPU: crops, mirroring and RandAugment of a whole batch, and its masks.
+"""Augmentation `deit` on a GPU: crops, mirroring and RandAugment of a whole batch.
 
-The results are those of `pixel_kernels` and `mask_kernels`, to the bit: the same integers, the same order of
+The results are those of `pixel_kernels`, to the bit: the same integers, the same order of
 operations in float64 and float32, and no product that is fused with a sum. A batch takes three launches for
 the crops, and two more for each operation of RandAugment: one for what depends on a whole image (tables and
 mean grey levels) and one for the pixels. A program works on one image, and so takes one branch.
@@ -18,23 +18,13 @@ processed as one channel, which gives the same as three equal ones.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
-from typing import Any
-
 import numpy as np
 import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.augment.rand_augment import Operations
-from pipeline.data.prepared.prepared import UNDECIDED
-
-ROWS, COLUMNS = 8, 64
-"""Pixels of a resized image that a program computes at once."""
-
-WEIGHED = 256
-"""Rows and columns whose weights a program computes."""
+from pipeline.data.augment.resize_triton import EXACT, triton_resize
 
 PIXELS = 512
 """Pixels that an operation changes at once."""
@@ -44,19 +34,6 @@ COUNTED = 4096
 
 EDGE, MIDDLE = (float(np.float32(weight) / np.float32(13.0)) for weight in (1.0, 5.0))
 """Weights of the smoothing filter, as rounded to float32."""
-
-EXACT: dict[str, Any] = {"enable_fp_fusion": False, "num_warps": 8}
-"""Options of a launch: every product is rounded, as on the CPU. With fewer warps, a thread needs too many registers."""
-
-
-def packed(changes: Operations) -> NDArray[np.float64]:
-    """Returns what the kernels need to know of a batch, (B, 5 + 7 L) float64; whole numbers are exact in it.
-
-    A row holds the box, whether it is mirrored, the operations' numbers, and their six values each.
-    """
-    count = len(changes.boxes)
-    parts = changes.boxes, changes.mirrored[:, None], changes.operations, changes.values.reshape(count, -1)
-    return np.concatenate([part.astype(np.float64) for part in parts], axis=1)
 
 
 def triton_deit(images: Tensor, asked: Tensor, fill: tuple[int, ...]) -> Tensor:
@@ -74,12 +51,7 @@ def triton_deit(images: Tensor, asked: Tensor, fill: tuple[int, ...]) -> Tensor:
     here, there = (torch.empty(images.shape, dtype=torch.uint8, device=images.device) for _ in range(2))
     tables = torch.empty((count, channels, 256), dtype=torch.uint8, device=images.device)
     means = torch.empty(count, dtype=torch.int32, device=images.device)
-    weights = torch.empty((count, 6, height + width), dtype=torch.int32, device=images.device)
-    _weigh[count, triton.cdiv(height + width, WEIGHED)](asked, stride, weights, height, width, block=WEIGHED, **EXACT)
-    tiles = count, triton.cdiv(height, ROWS), triton.cdiv(width, COLUMNS)
-    tile = {"channels": channels, "row_block": ROWS, "column_block": COLUMNS, **EXACT}
-    _resize_across[tiles](images, *images.stride(), asked, stride, weights, there, height, width, **tile)
-    _resize_down[tiles](there, asked, stride, weights, here, height, width, **tile)
+    triton_resize(images, asked, there, here)
     spans = count, triton.cdiv(height * width, PIXELS)
     for layer in range(layers):
         # Of the row: the number of the operation, and the first of its values.
@@ -93,208 +65,6 @@ def triton_deit(images: Tensor, asked: Tensor, fill: tuple[int, ...]) -> Tensor:
         )  # fmt: skip
         here, there = there, here
     return here
-
-
-def mask_places(changes: Operations, sides: tuple[int, int]) -> NDArray[np.int32]:
-    """Returns the row of the mask that each row of its crop shows, and the column for each column, (B, H + W).
-
-    Args:
-        changes: Crops of the batch.
-        sides: (H, W) of the masks.
-    """
-    found = []
-    for axis in (0, 1):
-        side, cut = sides[axis], changes.boxes[:, 2 + axis, None]
-        steps = np.repeat(cut / side, side, axis=1)
-        steps[:, 0] *= 0.5
-        # Coordinates are summed one after another, as on the CPU and in Pillow: rounding decides between equally near
-        # pixels.
-        places = np.minimum(np.cumsum(steps, axis=1).astype(np.int64), cut - 1) + changes.boxes[:, axis, None]
-        found.append(places)
-    found[1] = np.where(changes.mirrored[:, None], found[1][:, ::-1], found[1])
-    return np.concatenate(found, axis=1).astype(np.int32)
-
-
-def triton_masks(masks: Tensor, asked: Tensor, places: Tensor) -> Tensor:
-    """Returns masks (B, H, W) uint8, moved like their images, with the nearest pixel; 255 comes from outside.
-
-    Args:
-        masks: (B, H, W) uint8.
-        asked: `packed` operations on the masks' device.
-        places: `mask_places` on the masks' device.
-    """
-    masks, asked, places = masks.contiguous(), asked.contiguous(), places.contiguous()
-    count, height, width = masks.shape
-    moved = torch.empty_like(masks)
-    layers = (asked.shape[1] - 5) // 7
-    _move_masks[count, triton.cdiv(height * width, PIXELS)](
-        masks, asked, asked.shape[1], places, moved, height, width,
-        layers=layers, undecided=UNDECIDED, block=PIXELS, **EXACT,
-    )  # fmt: skip
-    return moved
-
-
-@triton.jit
-def _cubic(tap, low, count, centre):
-    """Returns the bicubic filter (a = -0.5) at a pixel, and 0 for pixels that a place does not depend on.
-
-    Args:
-        tap: Number of the pixel, from 0.
-        low: First pixel that each place depends on.
-        count: Number of pixels that it depends on.
-        centre: Place in the crop, float64.
-    """
-    x = tl.abs((low + tap).to(tl.float64) - centre + 0.5)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-    return tl.where(tap < count, tl.where(x < 1.0, near, tl.where(x < 2.0, far, 0.0)), 0.0)
-
-
-# Triton turns an argument of value 1 into a constant, which has no methods, unless it is excluded from specialisation.
-@triton.jit(do_not_specialize=["stride", "height", "width"])
-def _weigh(asked, stride, weights, height, width, block: tl.constexpr):
-    """Computes the resampling weights of a crop.
-
-    A crop is never larger than the result, so each place of the result depends on at most five pixels.
-
-    Args:
-        asked: Pointer to the packed operations.
-        stride: Numbers in a row of `asked`.
-        weights: Output pointer, (B, 6, H + W) int32. For every row of the result, and then for every column:
-            the first pixel that it depends on, and the weights of five pixels from there.
-        height: H.
-        width: W.
-        block: Places that a program computes.
-    """
-    image = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    there = place < height + width
-    place = tl.minimum(place, height + width - 1)
-    down = place < height
-    tall = tl.load(asked + image * stride + 2).to(tl.int32)
-    wide = tl.load(asked + image * stride + 3).to(tl.int32)
-    inside, outside = tl.where(down, tall, wide), tl.where(down, height, width)
-
-    scale = inside.to(tl.float64) / outside.to(tl.float64)
-    centre = (tl.where(down, place, place - height).to(tl.float64) + 0.5) * scale
-    low = tl.maximum((centre - 1.5).to(tl.int32), 0)
-    count = tl.minimum((centre + 2.5).to(tl.int32), inside) - low
-    total = tl.zeros((block,), tl.float64)
-    for tap in tl.static_range(5):
-        total += _cubic(tap, low, count, centre)
-    target = weights + image * 6 * (height + width) + place
-    tl.store(target, low, mask=there)
-    for tap in tl.static_range(5):
-        share = _cubic(tap, low, count, centre) / total
-        units = share * 4194304.0 + tl.where(share >= 0.0, 0.5, -0.5).to(tl.float64)
-        tl.store(target + (1 + tap) * (height + width), units.to(tl.int32), mask=there)
-
-
-@triton.jit
-def _clipped(total):
-    """Returns weighted sums in units of 2^-22 as levels in 0 .. 255."""
-    return tl.minimum(tl.maximum(total >> 22, 0), 255).to(tl.uint8)
-
-
-@triton.jit(do_not_specialize=["stride", "height", "width"])
-def _resize_across(
-    images,
-    by_image,
-    by_channel,
-    by_row,
-    by_column,
-    asked,
-    stride,
-    weights,
-    out,
-    height,
-    width,
-    channels: tl.constexpr,
-    row_block: tl.constexpr,
-    column_block: tl.constexpr,
-):
-    """Resizes the rows of a crop to the width of the result, and mirrors them; the rest of `out` stays unwritten.
-
-    Args:
-        images: Pointer to the images.
-        by_image, by_channel, by_row, by_column: Strides of the images.
-        asked: Pointer to the packed operations.
-        stride: Numbers in a row of `asked`.
-        weights: Pointer to the resampling weights.
-        out: Output pointer, (B, C, H, W).
-        height: H.
-        width: W.
-        channels: C.
-        row_block: Rows that a program computes.
-        column_block: Columns that a program computes.
-    """
-    image = tl.program_id(0).to(tl.int64)
-    box = asked + image * stride
-    top, left = tl.load(box).to(tl.int32), tl.load(box + 1).to(tl.int32)
-    tall, wide = tl.load(box + 2).to(tl.int32), tl.load(box + 3).to(tl.int32)
-    mirrored = tl.load(box + 4) != 0.0
-    y = tl.program_id(1) * row_block + tl.arange(0, row_block)
-    x = tl.program_id(2) * column_block + tl.arange(0, column_block)
-    if tl.program_id(1) * row_block < tall:
-        weight = weights + image * 6 * (height + width) + height + x
-        low = tl.load(weight, mask=x < width, other=0)
-        seen = tl.where(mirrored, width - 1 - x, x)
-        shown = (y < tall)[:, None] & (x < width)[None, :]
-        for channel in tl.static_range(channels):
-            line = images + image * by_image + channel * by_channel + ((top + y) * by_row)[:, None]
-            total = tl.full((row_block, column_block), 2097152, tl.int32)
-            for tap in tl.static_range(5):
-                share = tl.load(weight + (1 + tap) * (height + width), mask=x < width, other=0)
-                there = shown & (low + tap < wide)[None, :]
-                level = tl.load(line + ((left + low + tap) * by_column)[None, :], mask=there, other=0)
-                total += level.to(tl.int32) * share[None, :]
-            at = (image * channels + channel) * height * width + (y * width)[:, None] + seen[None, :]
-            tl.store(out + at, _clipped(total), mask=shown)
-
-
-@triton.jit(do_not_specialize=["stride", "height", "width"])
-def _resize_down(
-    between,
-    asked,
-    stride,
-    weights,
-    out,
-    height,
-    width,
-    channels: tl.constexpr,
-    row_block: tl.constexpr,
-    column_block: tl.constexpr,
-):
-    """Resizes the columns of crops that have been resized across.
-
-    Args:
-        between: Pointer to these crops, (B, C, H, W), of which the first rows are written.
-        asked: Pointer to the packed operations.
-        stride: Numbers in a row of `asked`.
-        weights: Pointer to the resampling weights.
-        out: Output pointer, (B, C, H, W).
-        height: H.
-        width: W.
-        channels: C.
-        row_block: Rows that a program computes.
-        column_block: Columns that a program computes.
-    """
-    image = tl.program_id(0).to(tl.int64)
-    tall = tl.load(asked + image * stride + 2).to(tl.int32)
-    y = tl.program_id(1) * row_block + tl.arange(0, row_block)
-    x = tl.program_id(2) * column_block + tl.arange(0, column_block)
-    shown = (y < height)[:, None] & (x < width)[None, :]
-    weight = weights + image * 6 * (height + width) + y
-    low = tl.load(weight, mask=y < height, other=0)
-    for channel in tl.static_range(channels):
-        start = (image * channels + channel) * height * width
-        total = tl.full((row_block, column_block), 2097152, tl.int32)
-        for tap in tl.static_range(5):
-            share = tl.load(weight + (1 + tap) * (height + width), mask=y < height, other=0)
-            there = shown & (low + tap < tall)[:, None]
-            level = tl.load(between + start + ((low + tap) * width)[:, None] + x[None, :], mask=there, other=0)
-            total += level.to(tl.int32) * share[:, None]
-        tl.store(out + start + (y * width)[:, None] + x[None, :], _clipped(total), mask=shown)
 
 
 @triton.jit
@@ -499,7 +269,7 @@ def _line(start, y, height, width, left, right, there):
 
 
 @triton.jit
-def _source(matrix, x, y):
+def source_place(matrix, x, y):
     """Returns the place (x, y) of an image that an affine transform shows, in float64.
 
     Args:
@@ -527,7 +297,7 @@ def _move(start, target, matrix, x, y, there, height, width, red, green, blue, c
         red, green, blue: Colour of places that lie outside of the image.
         channels: C.
     """
-    across, down = _source(matrix, x, y)
+    across, down = source_place(matrix, x, y)
     inside = (across >= 0.0) & (across < width) & (down >= 0.0) & (down < height)
     # A place far outside has no column in 32 bits.
     across, down = tl.where(inside, across, 0.0) - 0.5, tl.where(inside, down, 0.0) - 0.5
@@ -617,50 +387,3 @@ def _three(at, there, edge: tl.constexpr, centre: tl.constexpr):
     level = tl.load(at, mask=there, other=0).to(tl.float32)
     right = tl.load(at + 1, mask=there, other=0).to(tl.float32)
     return left * edge + level * centre + right * edge
-
-
-@triton.jit(do_not_specialize=["stride", "height", "width"])
-def _move_masks(
-    masks,
-    asked,
-    stride,
-    places,
-    out,
-    height,
-    width,
-    layers: tl.constexpr,
-    undecided: tl.constexpr,
-    block: tl.constexpr,
-):
-    """Moves some pixels of a mask; each place is followed back through the operations to the pixel that it shows.
-
-    Args:
-        masks: Pointer to the masks, (B, H, W).
-        asked: Pointer to the packed operations.
-        stride: Numbers in a row of `asked`.
-        places: Pointer to the rows and columns that the crop shows, (B, H + W).
-        out: Output pointer, (B, H, W).
-        height: H.
-        width: W.
-        layers: L.
-        undecided: Value of places that lie outside of the mask.
-        block: Pixels that a program computes.
-    """
-    image = tl.program_id(0).to(tl.int64)
-    row = asked + image * stride
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    inside = place < height * width
-    y = place // width
-    x = place - y * width
-    for turn in tl.static_range(layers):
-        operation = tl.load(row + 4 + layers - turn).to(tl.int32)
-        if (operation == 3) | (operation >= 11):
-            across, down = _source(row + 5 + layers + 6 * (layers - 1 - turn), x, y)
-            inside = inside & (across >= 0.0) & (across < width) & (down >= 0.0) & (down < height)
-            x = tl.floor(tl.where(inside, across, 0.0)).to(tl.int32)
-            y = tl.floor(tl.where(inside, down, 0.0)).to(tl.int32)
-    lines = places + image * (height + width)
-    line = tl.load(lines + y, mask=inside, other=0)
-    column = tl.load(lines + height + x, mask=inside, other=0)
-    level = tl.load(masks + (image * height + line) * width + column, mask=inside, other=undecided)
-    tl.store(out + image * height * width + place, level, mask=place < height * width)

@@ -15,7 +15,6 @@ from pipeline.cluster.data_bundle import DataBundle
 from pipeline.config import Params, Values
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
-from pipeline.models.stacked_network import CannotStack
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
@@ -147,16 +146,10 @@ def retrain_together(jobs: Sequence[RetrainJob]) -> str | None:
     if len(jobs) == 1:
         retrain_one(jobs[0])
         return None
-    said = None
-    try:
-        _train_stack(jobs)
-    except CannotStack as error:
-        said = str(error)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        said = f"memory does not suffice for {len(jobs)} seeds together"
-    if said is not None:  # after the handlers, which hold on to the stack's memory
+    from pipeline.train.stacked.stack_speed import try_stack
+
+    said = try_stack(partial(_train_stack, jobs), len(jobs))
+    if said is not None:
         for job in jobs:
             retrain_one(job)
     return said

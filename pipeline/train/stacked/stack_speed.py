@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pipeline.data.batches.batches import ImageBatches
+from pipeline.models.stacked_network import CannotStack
 from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.compilation import ASSUMED_SAVING, ASSUMED_SECONDS, may_compile
 from pipeline.train.loop import fit
@@ -37,6 +38,24 @@ class StackChoice:
     size: int
     why: str | None = None
     gain: float | None = None
+
+
+def try_stack(train: Callable[[], None], members: int) -> str | None:
+    """Trains a stack, and returns why its runs must be trained apart; None if they have been trained.
+
+    Args:
+        train: Trains the stack.
+        members: Number of its runs.
+    """
+    try:
+        train()
+    except CannotStack as error:
+        return str(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return f"memory does not suffice for {members} seeds together"
+    return None
 
 
 def measure_stack(build: Build, images: ImageBatches, config: TrainConfig, *, most: int, steps: int) -> StackChoice:

@@ -25,8 +25,8 @@ from pipeline.models.stacked_network import CannotStack
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged, Epoch
-from pipeline.train.memory import is_out_of_memory
 from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
+from pipeline.train.stacked.stack_speed import StackChoice, try_stack
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.objectives.trial_metrics import measure_speed
 from pipeline.tune.ray.trainable import free_memory, open_trial, score_epoch
@@ -80,21 +80,22 @@ def run_stack(config: Values, task: TrialSpec) -> None:
         task: Specification that all trials of the search share.
     """
     params, data, weights = open_trial(config, task)
-    size, why = 1, None
-    try:
+    members = len(config[STACK])
+    slower: StackChoice | None = None
+
+    def train() -> None:
+        nonlocal slower
         if config["measure"] and tune.get_checkpoint() is None:
-            choice = choose_stack_size(params, data, most=len(config[STACK]), measured=True, weights=weights)
-            if choice.size < len(config[STACK]):
-                size, why = choice.size, choice.why or "more would not be faster on this device"
-        if why is None:
-            _train(params, data, config, weights, task)
-    except CannotStack as error:
-        why = str(error)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        why = f"memory does not suffice for {len(config[STACK])} seeds together"
-    if why is not None:  # after the handlers, which hold on to the stack's memory
+            choice = choose_stack_size(params, data, most=members, measured=True, weights=weights)
+            if choice.size < members:
+                slower = choice
+                return
+        _train(params, data, config, weights, task)
+
+    size, why = 1, try_stack(train, members)
+    if slower is not None:
+        size, why = slower.size, slower.why or "more would not be faster on this device"
+    if why is not None:
         free_memory(data.device)
         said = {"epoch": 0, "objective": math.nan, "metrics": {}, "failed": "apart", APART: {"size": size, "why": why}}
         tune.report(said)
