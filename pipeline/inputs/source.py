@@ -140,9 +140,16 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     if note and note["prepare"] == _options(params) and note["identity"] != source.identity:
         raise UserError(
             f"{params.prepare.root or DATASETS_ROOT}: has changed since data/prepared was made from it "
-            f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not detect that.\n"
-            f"Run `{single_item_command('prepare')}`, then this command again. It prepares the current pictures."
+            f"({_describe_change(note['images'], source.images)}), and DVC does not detect that.\n"
+            f"Run `{single_item_command('prepare')}`, then this command again. It prepares the current pictures. If "
+            "they are the same as before, nothing is trained again."
         )
+
+
+def _describe_change(then: int, now: int) -> str:
+    if then != now:
+        return f"{then:,} pictures then, {now:,} now"
+    return f"the same number of pictures, {now:,}, but names, sizes or modification times differ"
 
 
 def _options(params: Params) -> dict[str, Any]:

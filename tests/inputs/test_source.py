@@ -1,5 +1,6 @@
 """Claims about the root that params.yaml names: where it is looked for, and that its changes do not go unseen."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_changed_pictures_are_told_with_the_command_that_takes_them(workspace: W
         check_source_unchanged(workspace, params(), preview_source(workspace, params()))
     prepare(workspace, params())
     check_source_unchanged(workspace, params(), preview_source(workspace, params()))
+
+
+def test_pictures_written_anew_are_told_apart_from_other_pictures(workspace: Workspace) -> None:
+    root = write_folder(workspace.root / "photos", pictures({"cat": 3, "dog": 3}))
+    prepare(workspace, params())
+    os.utime(root / "cat" / next(iter(os.listdir(root / "cat"))), (1, 1))
+    with pytest.raises(
+        UserError, match=r"same number of pictures, 6, but .*times differ.*\n.*nothing is trained again"
+    ):
+        check_source_unchanged(workspace, params(), preview_source(workspace, params()))
 
 
 def test_changed_parameters_are_for_dvc_to_see(workspace: Workspace) -> None:
