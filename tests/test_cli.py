@@ -254,6 +254,11 @@ def test_check_refuses_a_tracking_address_that_is_none(checkout: Checkout, refus
     refused("tracking.uri is no address (Invalid IPv6 URL); give sqlite:///FILE or http(s)://HOST:PORT")
 
 
+def test_check_tells_how_to_write_the_address_of_a_server(checkout: Checkout, refused: Callable[..., None]) -> None:
+    checkout.set({"tracking.uri": "localhost:5000"})
+    refused("tracking.uri is 'localhost:5000': ", "for an MLflow server there, write http://localhost:5000")
+
+
 def test_train_refuses_a_value_that_is_no_yaml(command: Callable[..., Said]) -> None:
     done = command("train", "--set", "model.name=2024-13-45")
     assert done.status == 2

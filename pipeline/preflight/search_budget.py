@@ -162,7 +162,8 @@ def describe_trials(params: Params, space: SearchSpace) -> str:
         if forecast.trials < every:
             return f"about {format_count(forecast.trials, 'trial')}{studies}"
         if params.search.trials is None:
-            return f"{format_count(every, 'trial')}{studies}, every configuration that the space has,"
+            why = "every configuration that the space has" if space.size() else "as many as the budget allows"
+            return f"{format_count(every, 'trial')}{studies}, {why},"
     asked, trials = max_trials(params, space), requested_trials(params, space)
     method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
     every_one = f", every configuration that the space has (search.trials: {asked})" if method < asked else ""

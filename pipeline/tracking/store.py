@@ -42,6 +42,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 T = TypeVar("T")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+HEALTHY = b"OK"  # the answer of MLflow's /health
 SCHEMA_WAIT_S = 180.0
 """Longest wait for another process that creates the schema: it takes seconds on a laptop, a minute on a loaded node."""
 
@@ -67,6 +68,11 @@ class Store:
     def user(self) -> str | None:
         """The user name that a server receives, from the address or MLflow's own variables; None: no user name."""
         return urlsplit(self.uri).username or read_mlflow_creds().username
+
+    @property
+    def has_password(self) -> bool:
+        """Whether a server receives a password, from the address or MLflow's own variables."""
+        return bool(urlsplit(self.uri).password or read_mlflow_creds().password)
 
     @property
     def shown(self) -> str:
@@ -145,11 +151,14 @@ def resolve_store(uri: str | None, root: Path) -> Store:
         rest = given.partition("://")[2].removeprefix("/")
         raise UserError(f"{where}: {format_value(given)}: write {SQLITE}{rest or 'FILE'}")
     # A bare folder name, such as "mlruns", was valid in earlier versions of MLflow, which had file stores.
-    hint = (
-        "MLflow keeps no runs in plain folders any more"
-        if parts.scheme in ("", "file")
-        else f"put an MLflow server in front of another database: mlflow server --backend-store-uri {parts.scheme}:..."
-    )
+    if parts.scheme in ("", "file"):
+        hint = "MLflow keeps no runs in plain folders any more"
+    elif re.fullmatch(r"[^/]*:\d+(/.*)?", given):  # localhost:5000 parses as the scheme localhost
+        hint = f"for an MLflow server there, write http://{given}"
+    else:
+        hint = (
+            f"put an MLflow server in front of another database: mlflow server --backend-store-uri {parts.scheme}:..."
+        )
     raise UserError(f"{where} is {store.shown!r}: give {SQLITE}FILE or http(s)://HOST:PORT\n  {hint}")
 
 
@@ -278,6 +287,8 @@ def refusal(store: Store, error: Exception) -> tuple[str, str]:
     if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         if store.user is None:
             return "it requires a login (status 401)", f"set {CREDENTIALS}, or MLFLOW_TRACKING_TOKEN"
+        if not store.has_password:
+            return f"it requires the password of {store.user!r} (status 401)", "set MLFLOW_TRACKING_PASSWORD"
         return f"it does not take the password of {store.user!r} (status 401)", f"look at {CREDENTIALS}"
     if code == "PERMISSION_DENIED":
         who = f"{store.user!r} may not do this" if store.user else "it does not allow this"
@@ -376,9 +387,10 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
     userinfo, at, _ = parts.netloc.rpartition("@")
     if at:  # urllib does not use credentials in an address
         request.add_header("Authorization", f"Basic {b64encode(unquote(userinfo).encode()).decode()}")
+    health = b""
     try:
-        with build_opener().open(request, timeout=timeout_s):  # current proxies; urlopen caches the first
-            pass
+        with build_opener().open(request, timeout=timeout_s) as answer:  # current proxies; urlopen caches the first
+            health = answer.read(len(HEALTHY))
     except HTTPError as error:
         error.close()  # it answered; the search below finds out whether it is MLflow and accepts us
     except (OSError, HTTPException, ValueError) as error:
@@ -391,6 +403,9 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
             client(store).search_experiments(max_results=1)
     except MlflowException as error:
         said, known = refusal(store, error)
+        if not known and health != HEALTHY:
+            said = f"what answers there seems to be no MLflow server ({said})"
+            known = "give the address and the port of an MLflow server in tracking.uri or MLFLOW_TRACKING_URI"
         raise UserError(f"{problem}: {said}{_proxy_to(parts)}\n  {known or advice}") from None
 
 

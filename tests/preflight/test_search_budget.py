@@ -63,6 +63,7 @@ def test_trials_are_told_by_whatever_bounds_them() -> None:
     assert max_epochs(asked(**{"search.trials": 4}), SPACE) == (2 + 4 + 10) * 8
     assert describe_trials(asked(**{"search.trials": 400}), SPACE) == "about 19 trials"
     assert describe_trials(asked(), FEW) == "3 trials, every configuration that the space has,"
+    assert describe_trials(asked(**{FULL: 4}), SPACE) == "1 trial, as many as the budget allows,"
     by_number = asked(**{"search.trials": 10, FULL: None})
     assert describe_trials(by_number, FEW) == "3 trials, every configuration that the space has (search.trials: 10),"
 

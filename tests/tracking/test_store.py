@@ -219,7 +219,7 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("stranger")
 def test_a_server_that_is_not_mlflow_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking server") as refused:
+    with pytest.raises(UserError, match=r"seems to be no MLflow server .*\n.*give the address and the port") as refused:
         prepare_store(resolve_store(None, tmp_path), timeout_s=5)
     assert "s3cret" not in str(refused.value)
 

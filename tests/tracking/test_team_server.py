@@ -58,6 +58,8 @@ def keys_in_s3(team: TeamServer) -> list[str]:
 def test_nobody_and_a_wrong_password_are_told_what_to_set(log_in: As) -> None:
     with pytest.raises(UserError, match=r"requires a login.*\n.*set MLFLOW_TRACKING_USERNAME"):
         prepare_store(log_in(None))
+    with pytest.raises(UserError, match=r"requires the password of 'ann' .*\n.*set MLFLOW_TRACKING_PASSWORD"):
+        prepare_store(log_in("ann", ""))
     with pytest.raises(UserError, match=r"does not take the password of 'ann'") as refused:
         prepare_store(log_in("ann", "not this one"))
     assert "not this one" not in str(refused.value)

@@ -177,7 +177,7 @@ def test_rule_follows_the_parameters() -> None:
 def test_plan_says_how_it_will_be_chosen() -> None:
     said = describe_rule(Params())
     assert "val/attention/auroc (of a set with masks for its validation images) or val/loss" in said
-    assert "within 2 or 1 standard errors and 1.0 points" in said
+    assert "within 2 standard errors, or 1 standard error by val/loss, and 1.0 points" in said
     own = Params().with_values({"search.choose.then": LATENCY, "search.choose.within": 0.5}, where="here")
     assert "the best by latency_ms" in describe_rule(own)
     assert "within 0.5 standard errors" in describe_rule(own)

@@ -148,14 +148,15 @@ def describe_rule(params: Any) -> str:
         return f"the {words.best} mean validation {words.label} over all seeds"
     otherwise = otherwise_by(params)
     then = f"{OF_ATTENTION[1]} (of a set with masks for its validation images) or {otherwise}"
-    within = f"{default_within(OF_ATTENTION[1]):g} or {default_within(otherwise):g}"
+    within = f"{default_within(otherwise):g} standard error{'s' * (default_within(otherwise) != 1)}"
+    within = f"{default_within(OF_ATTENTION[1]):g} standard errors, or {within} by {otherwise},"
     if choose.then != AUTO:
-        then, within = choose.then, f"{default_within(choose.then):g}"
+        then, within = choose.then, f"{default_within(choose.then):g} standard errors"
     if choose.within is not None:
-        within = f"{choose.within:g}"
+        within = f"{choose.within:g} standard errors"
     return (
         f"the best by {then} among those whose {words.label} cannot be told from the {words.best} (within {within} "
-        f"standard errors and {words.format_size(words.margin)})"
+        f"and {words.format_size(words.margin)})"
     )
 
 
