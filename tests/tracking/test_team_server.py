@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from support.checkout import TINY, Checkout
-from support.services import BUCKET, PASSWORD, S3_KEYS, TeamServer, postgres_programs, query, team_server
+from support.services import BUCKET, PASSWORD, S3_KEYS, MlflowServer, TeamServer, postgres_programs, query, team_server
 
 from pipeline.errors import UserError
 from pipeline.tracking.permissions import require_access
@@ -72,6 +72,25 @@ def test_a_name_that_the_server_does_not_go_by_is_told_with_the_option_that_adds
     address = f"localhost:{team.server.port}"  # the same machine by another name
     with pytest.raises(UserError, match=f"--allowed-hosts {address}"):
         prepare_store(resolve_store(f"http://{address}", tmp_path))
+
+
+def test_files_can_be_stored_or_it_is_told_before_work(team: TeamServer, log_in: As, tmp_path: Path) -> None:
+    store = log_in("ann")
+    experiment_id(store, "with files")
+    require_access(store, experiment="with files", model="none")
+    assert not [key for key in keys_in_s3(team) if "sar-search-check" in key]
+    environment = S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": team.s3}
+    database = f"sqlite:///{tmp_path}/other.db"
+    with MlflowServer(tmp_path, database=database, artifacts="s3://missing/mlflow", environment=environment) as server:
+        other = resolve_store(server.uri, tmp_path)
+        refused = pytest.raises(
+            UserError, match=r"cannot store files.*bucket does not exist\n.*--artifacts-destination"
+        )
+        with refused:
+            require_access(other, experiment="none yet", model="none")
+        experiment_id(other, "made")
+        with refused:
+            require_access(other, experiment="made", model="none")
 
 
 def test_an_experiment_or_a_model_of_somebody_else_is_refused_before_work(team: TeamServer, log_in: As) -> None:
