@@ -47,7 +47,7 @@ def _print(lines: Iterable[str]) -> None:
 def _parse_and_call() -> None:
     # In click's standalone mode an interruption would end with status 1. Wrong usage ends with 2 in both modes.
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="sar-search", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

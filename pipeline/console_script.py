@@ -4,11 +4,22 @@ A wheel that is installed without its dependencies serves as a library (docs/lib
 packages of `requirements.lock`, and a checkout.
 """
 
+import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
-    """Runs the `sar-search` command; ends with status 2 and a sentence if a package is missing."""
+    """Runs the `sar-search` command; ends with status 2 and a sentence if a package is missing.
+
+    In a checkout other than the one that the environment was made for, the code of that checkout runs, as it does in
+    the stages that DVC starts there.
+    """
+    checkout = _current_checkout()
+    if checkout is not None and not (checkout / "pipeline").samefile(Path(__file__).parent):
+        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = [sys.executable, "-m", "pipeline.cli", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
     try:
         from pipeline.cli import main as run
 
@@ -22,3 +33,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _current_checkout() -> Path | None:
+    """Returns the checkout around the current folder; None outside of one."""
+    here = Path.cwd()
+    files = ("dvc.yaml", "params.yaml", "pipeline/cli.py")
+    return next((each for each in (here, *here.parents) if all((each / name).is_file() for name in files)), None)
