@@ -47,7 +47,7 @@ from pipeline.state.status_words import describe_state
 from pipeline.train.sidecar import SIDECAR
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import lock_journal
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, PRUNED, TrialRecord
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import FOLDS, Workspace
 
@@ -269,11 +269,22 @@ def _checkpoints(search: SearchState, params: Params) -> Iterator[Removal | str]
     """
     try:
         for place in _unneeded_checkpoints(search, params):
-            why = f"checkpoint of {_end(place)[1]}, neither a control nor among the best of search {search.id}"
+            why = f"checkpoint of {_end(place)[1]}, {_why_unneeded(search, _end(place)[1])} of search {search.id}"
             held = size_of(place) if isinstance(place, Path) else size(place)
             yield Removal(place, why, held, partial(_remove_checkpoint, search, params, place))
     except StorageError as error:
         yield f"kept     checkpoints of search {search.id}: {error}"
+
+
+def _why_unneeded(search: SearchState, name: str) -> str:
+    trial = search.history.trials.get(name)
+    if trial is None:
+        return "no trial"
+    if trial.role == CONFIRMATION:
+        return "a confirmation that has ended,"
+    if trial.state == PRUNED:
+        return "stopped early or paused, which begins anew if there will be more budget,"
+    return "neither a control nor among the best"
 
 
 def _remove_checkpoint(search: SearchState, params: Params, place: Path | str) -> None:

@@ -233,7 +233,9 @@ def test_checkpoints_of_controls_and_of_the_best_stay(workspace: Workspace) -> N
     folder = write_ended(workspace)
     said = gc(workspace)
     assert checkpoints(folder) == {"baseline", "t0003", "t0001"}  # the best, and one that was good enough to confirm
-    assert "checkpoint of t0004, neither a control nor among the best" in said
+    assert "checkpoint of t0004, stopped early or paused, which begins anew if there will be more budget, of" in said
+    assert "checkpoint of t0001-seed1001, a confirmation that has ended, of" in said
+    assert "checkpoint of t0002, neither a control nor among the best of" in said
     assert (folder / "journal.jsonl").exists()
     assert not (workspace.searches / "removed").exists()
 
