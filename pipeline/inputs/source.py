@@ -142,7 +142,8 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
             f"{params.prepare.root or DATASETS_ROOT}: has changed since data/prepared was made from it "
             f"({_describe_change(note['images'], source.images)}), and DVC does not detect that.\n"
             f"Run `{single_item_command('prepare')}`, then this command again. It prepares the current pictures. If "
-            "they are the same as before, nothing is trained again; else their roles are drawn anew, and a new search begins."
+            "they are the same as before, nothing is trained again; else their roles are drawn anew, and a new search "
+            "begins."
         )
 
 
