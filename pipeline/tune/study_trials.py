@@ -226,9 +226,12 @@ class StudyTrials:
         until an epoch.
 
         Returns:
-            0 if a trial has run in full, or is about to; else the epochs of a full run.
+            0 if a trial has run in full, or is about to; else the epochs of a full run. Before the first trial these
+            are the epochs that it has left itself, so that a budget of one full run suffices for it.
         """
-        return 0 if self.completed or until >= self._epochs or any(map(self._runs_in_full, self.open)) else self._epochs
+        if self.completed or until >= self._epochs or any(map(self._runs_in_full, self.open)):
+            return 0
+        return self._epochs - until if until and not self.allowance.total else self._epochs
 
     def _runs_in_full(self, name: str) -> bool:
         return self.allowance.promised(name) >= self._epochs

@@ -51,6 +51,20 @@ def test_epochs_of_everything_together_are_within_the_budget(
     assert search.stopped.startswith("search.budget.full_trainings: ")
 
 
+@pytest.mark.parametrize("at_a_time", [1, 3])
+@pytest.mark.parametrize(("compare", "full"), [("recipe", 6.0), ("same_budget", 8.0)])
+def test_smallest_budget_that_the_check_accepts_trains_one_trial_of_each_study_in_full(
+    tmp_path: Path, compare: str, full: float, at_a_time: int
+) -> None:
+    settings = {"search.budget.full_trainings": full, "search.compare": compare}
+    search = Search(tmp_path, BY_EPOCHS | settings | {"search.confirm.top": 1, "search.confirm.seeds": 1}, WIDE)
+    search.run(at_a_time=at_a_time)
+    assert epochs(search) <= 4 * full
+    for study in {record.study for record in search.outcome if record.study}:
+        assert [record.state for record in search.outcome if record.study == study] == [COMPLETE]
+    assert any(record.role == CONFIRMATION and record.of == "t0000" for record in search.outcome)
+
+
 @pytest.mark.parametrize("name", ["asha_stopping", "hyperband", "median", "none"])
 @pytest.mark.parametrize("at_a_time", [1, 4])
 def test_budget_holds_for_schedulers_that_stop(tmp_path: Path, name: str, at_a_time: int) -> None:
