@@ -6,8 +6,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline.cluster.launch.cluster_files import FOLDER, LAUNCHERS_OWN, Cluster, open_cluster
+from pipeline.cluster.launch.cluster_files import FOLDER, LAUNCHERS_OWN, Cluster, open_cluster, run_on_each
 from pipeline.cluster.launch.launcher import (
     BEGINS,
     FETCHED,
@@ -25,8 +26,10 @@ from pipeline.cluster.launch.launcher import (
     _needs_command,
     _stop_command,
     _submit_command,
+    ask_job,
     check_reachable,
     state_of,
+    status,
 )
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace
@@ -211,8 +214,8 @@ def test_container_that_stays_is_told_and_no_process_of_the_machine_is_ended(tmp
     asked = tmp_path / "asked"
     (tmp_path / "docker").write_text(f'#!/bin/sh\necho "$*" >> {asked}\nexit $STATUS\n')
     (tmp_path / "docker").chmod(0o755)
-    for status, said in (("0", "its container mine is still there"), ("1", "")):
-        environment = {"PATH": str(tmp_path), "STATUS": status}
+    for code, said in (("0", "its container mine is still there"), ("1", "")):
+        environment = {"PATH": str(tmp_path), "STATUS": code}
         command = ["/bin/bash", "-c", _stop_command(cluster)]
         assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == said
     assert asked.read_text().splitlines() == ["rm -f mine", "inspect mine"] * 2
@@ -229,6 +232,20 @@ def test_state_of_a_run_whose_server_is_gone_is_that_of_its_own_checkout(tmp_pat
         with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as run:
             assert head.say(STATE) == [said]
             run.communicate(b"\n")
+
+
+def test_cluster_that_was_not_started_is_told_by_the_command_that_starts_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    content = {"cluster_name": "never", "provider": {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []}}
+    file.write_text(
+        yaml.safe_dump(content | {"auth": {"ssh_user": "nobody", "ssh_private_key": str(tmp_path / "none")}})
+    )
+    cluster = Cluster(file, yaml.safe_load(file.read_text()), tmp_path)
+    for ask in (status, lambda it: ask_job(it, "logs")):
+        with pytest.raises(UserError, match=r"^mine.yaml: this cluster has not been started, .*`make cluster-up`"):
+            list(ask(cluster))
+    said = run_on_each(cluster, ["127.0.0.1"], "true")
+    assert said == {"127.0.0.1": f"auth.ssh_private_key of the cluster file: there is no file {tmp_path / 'none'}"}
 
 
 @pytest.mark.parametrize("before", ["", "\x1b[0m"])

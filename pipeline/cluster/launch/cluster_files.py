@@ -30,11 +30,18 @@ It enters the checkout and its environment, and sets the addresses of Ray and of
 LAUNCHERS_OWN = re.compile(r"(\x1b\[[\d;]*m)*Shared connection to .* closed\.")
 """Line that ssh writes at the end of each command of the launcher, after the launcher's change of colour."""
 
+NOT_STARTED = "Head node of cluster"
+"""Beginning of the launcher's error about a cluster without a head; its end has the cluster's name."""
+
 REACH_S = 10
 """Seconds within which a machine must answer by ssh."""
 
 UNFILLED = re.compile(r"<[^<>]+>")
 """Placeholder in a cluster file that the user must replace."""
+
+
+class ClusterNotStarted(UserError):
+    """There is no head that a command could run on."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,8 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
             done = subprocess.run(["ssh", *key, *flags, target, command], capture_output=True, text=True, timeout=120)
         except subprocess.TimeoutExpired:
             return "does not answer"
+        if done.returncode == 255 and key and not Path(key[1]).is_file():
+            return f"auth.ssh_private_key of the cluster file: there is no file {key[1]}"
         said = "; ".join((done.stdout + (done.stderr if done.returncode == 255 else "")).split("\n")).strip("; ")
         return said or ("does not answer by ssh" if done.returncode == 255 else "")
 
@@ -149,6 +158,7 @@ def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
     """Runs a shell command in the head's checkout, and yields its output line by line as it comes.
 
     Raises:
+        ClusterNotStarted: the launcher knows of no head.
         UserError: the command failed, or the connection was lost.
     """
     process = subprocess.Popen(
@@ -162,14 +172,20 @@ def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
     )
     assert process.stdout is not None
     ours, last = False, deque[str](maxlen=12)
-    for line in process.stdout:
-        if MARK in line and line.rstrip("\r\n") != MARK:
-            continue  # the launcher prints a command that failed
-        last.append(line.rstrip("\r\n"))
-        if ours and not LAUNCHERS_OWN.match(line):
-            yield last[-1]
-        ours = ours or last[-1] == MARK
+    with process.stdout as lines:
+        for line in lines:
+            if MARK in line and line.rstrip("\r\n") != MARK:
+                continue  # the launcher prints a command that failed
+            last.append(line.rstrip("\r\n"))
+            if ours and not LAUNCHERS_OWN.match(line):
+                yield last[-1]
+            ours = ours or last[-1] == MARK
     if process.wait() or not ours:
+        if any(NOT_STARTED in line for line in last):
+            raise ClusterNotStarted(
+                f"{cluster.file.name}: this cluster has not been started, or is down. Start it by `make cluster-up` "
+                "with the same CLUSTER, or by `sar-search cluster up`."
+            )
         raise UserError(
             f"{cluster.file.name}: the command failed on the head: {' '.join(' '.join(last).split())[-600:]}"
         )

@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.cluster.launch.cluster_files import (
     FOLDER,
     Cluster,
+    ClusterNotStarted,
     copy_by_launcher,
     head_lines,
     launcher,
@@ -317,6 +318,8 @@ def _nodes(cluster: Cluster) -> tuple[list[str], str]:
     try:
         asked = "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'"
         return _do(cluster, asked), ""
+    except ClusterNotStarted:
+        raise
     except UserError as error:
         return [], str(error)
 
