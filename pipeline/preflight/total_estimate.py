@@ -24,9 +24,7 @@ from pipeline.tune.journal.records import SearchHistory
 
 
 def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False) -> list[str]:
-    """Returns the expected duration of what remains of all searches, in lines; times a few steps if anything does.
-
-    The steps are timed once, with all images.
+    """Returns the expected duration of what remains of all searches, in lines; see `estimate_rest`.
 
     Args:
         plans: Plans of the part on all images, then of each fold.
@@ -36,12 +34,41 @@ def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory]
     Raises:
         UserError: As in `estimate_searches`.
     """
+    return describe_rest(estimate_rest(plans, histories, recent=recent), len(plans))
+
+
+def describe_rest(expected: Estimate | None, searches: int) -> list[str]:
+    """Returns the estimate of what remains of all searches, in lines.
+
+    Args:
+        expected: The estimate; None if nothing remains.
+        searches: Number of all searches.
+    """
+    if expected is not None:
+        return expected.describe()
+    what = "search: all of its" if searches == 1 else f"{searches} searches: all of their"
+    return [f"{'expected':<10}nothing of the {what} runs have ended"]
+
+
+def estimate_rest(
+    plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False
+) -> Estimate | None:
+    """Returns the estimate of what remains of all searches; times a few steps, once, with all images.
+
+    Args:
+        plans: Plans of the part on all images, then of each fold.
+        histories: History of each search so far.
+        recent: Whether a measurement of the last minutes is reused, if it was made for the same plan.
+
+    Returns:
+        The estimate; None if nothing remains.
+
+    Raises:
+        UserError: As in `estimate_searches`.
+    """
     works = [remaining_work(plan, history) for plan, history in zip(plans, histories, strict=True)]
     left = [(plan, work) for plan, work in zip(plans, works, strict=True) if work.trials + work.full_runs]
-    if not left:
-        what = "search: all of its" if len(plans) == 1 else f"{len(plans)} searches: all of their"
-        return [f"{'expected':<10}nothing of the {what} runs have ended"]
-    return estimate_searches(plans, left, recent=recent).describe()
+    return estimate_searches(plans, left, recent=recent) if left else None
 
 
 def estimate_searches(

@@ -167,7 +167,7 @@ def describe_choice(choice: ChoiceResult) -> str:
     best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
     seeds = count_words(1 + choice.further_seeds, "seed")
     if confirmed == 1:
-        return f"the only candidate that was left, with {seeds}"
+        return f"the only candidate, with {seeds}: no other trial ran in full, or search.confirm.top allows no more"
     of = f"of {confirmed} configurations with {seeds} each"
     if then is None:
         return f"{of}, {best} (search.choose.then: none)"
@@ -175,8 +175,9 @@ def describe_choice(choice: ChoiceResult) -> str:
     if error is None:
         reach = "no standard error is known, so only equal values count as equal"
     else:
-        errors = count_words(choice.within, "standard error")
-        reach = f"within {errors} of {words.format_size(error, 2)}, and {margin}"
+        reached = words.format_size(choice.within * error, 2)
+        errors = f"{count_words(choice.within, 'standard error')} of their difference, {reached}"
+        reach = f"no further apart than {errors}, and than {margin}"
     if equal == 1:
         return f"{of}, {best}; {words.label} tells it from all others ({reach})"
     said = f"{of}, {equal} cannot be told apart by {words.label} ({reach})"
