@@ -92,12 +92,13 @@ def estimate_searches(
     check_disk(cost, whole, stored)
     price = (params.search.budget.price_per_gpu_hour or None) if whole.resources.gpus else None
     found = [estimate(plan, cost, work, price=price) for plan, work in left]
-    for each in found:
+    for each in found if not cost.busy else ():
         check_budget(params, each.epoch[0], gpus=whole.resources.gpus)
     return replace(
         add_estimates(found),
         retraining=retraining_seconds(whole, cost, arms=arms) if arms else None,
         estimated=cost.estimated,
+        busy=cost.busy,
         disk=describe_disk(cost, whole, stored),
         gpu_memory=describe_gpu_memory(cost, whole),
         disk_bytes=(stored + whole.resources.max_concurrent) * cost.checkpoint_bytes,
@@ -120,6 +121,7 @@ def add_estimates(found: Sequence[Estimate]) -> Estimate:
         retraining=_add(retraining),
         estimated=next((each.estimated for each in found if each.estimated), ""),
         gpu_memory=next((each.gpu_memory for each in found if each.gpu_memory), ""),
+        busy=next((each.busy for each in found if each.busy), ""),
         searches=sum(each.searches for each in found),
         disk_bytes=math.fsum(each.disk_bytes for each in found),
     )

@@ -179,9 +179,16 @@ def test_rule_follows_the_parameters() -> None:
 
 
 def test_plan_says_how_it_will_be_chosen() -> None:
-    said = describe_rule(Params())
-    assert "val/attention/auroc (of a set with masks for its validation images) or val/loss" in said
-    assert "within 2 standard errors, or 1 standard error by val/loss, and 1.0 points" in said
+    said = describe_rule(Params(), when="if there are 50 masks")
+    assert said == (
+        "the best by val/attention/auroc if there are 50 masks, else by val/loss, among those whose mean accuracy lies "
+        "within 2 standard errors (1 if by val/loss) and 1.0 points of the highest"
+    )
+    decided = Params().with_values({"search.choose.then": LOSS}, where="here")
+    assert describe_rule(decided, why="the set has no masks") == (
+        "the best by val/loss among those whose mean accuracy lies within 1 standard error and 1.0 points of the "
+        "highest; the set has no masks"
+    )
     own = Params().with_values({"search.choose.then": LATENCY, "search.choose.within": 0.5}, where="here")
     assert "the best by latency_ms" in describe_rule(own)
     assert "within 0.5 standard errors" in describe_rule(own)

@@ -54,12 +54,11 @@ def main(workspace: Workspace) -> None:
     _print_new("\n".join(describe_rest(expected, len(plans))))
     words = ""
     if expected is not None:
-        print(
-            f"starting Ray; the first epochs come when its workers have begun, in about {START_S[1]:.0f} s", flush=True
-        )
+        begins = f"{START_S[0]:.0f} to {START_S[1]:.0f} s, or longer on a busy machine"
+        print(f"starting Ray; the first epochs come when its workers have begun, in {begins}", flush=True)
         # Searches of folds follow each other, each on almost as many images.
         low, high = (seconds / expected.searches for seconds in expected.seconds)
-        words = describe_seconds((low, high))
+        words = "" if expected.busy else describe_seconds((low, high))
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
     found = []
     with shared_ray() if len(plans) > 1 else nullcontext():
