@@ -313,7 +313,7 @@ def test_plan_names_the_metric_that_decides_once_the_data_are_prepared(workspace
     assert line.startswith(
         "choose    the best by val/attention/auroc among those whose mean accuracy lies within 2 standard errors"
     )
-    assert line.endswith("; at least 50 of the 288 validation images have a mask with object and background")
+    assert line.endswith("; at least 50 of the 287 validation images have a mask with object and background")
 
 
 def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_ones(workspace: Workspace) -> None:
