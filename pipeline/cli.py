@@ -73,9 +73,14 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     if resume_anyway and new:
         raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
-    from pipeline.commands.check import run_check
+    from pipeline.commands.check import CHECKING, run_check
+    from pipeline.console.format import fit_lines
 
-    _print(run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure))
+    click.echo(CHECKING)
+    _print(
+        fit_lines(line)
+        for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure)
+    )
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -19,6 +19,11 @@ from pipeline.workspace import Workspace, find_workspace
 METHOD = "--method"
 """Option of a stage's command, followed by the folder of a method of a comparison."""
 
+ANNOUNCED = "SAR_SEARCH_ANNOUNCED"
+"""Environment variable with the lines that `sar-search repro` has printed before its stages start."""
+RESULTS_FOLLOW = "SAR_SEARCH_RESULTS_FOLLOW"
+"""Environment variable that `sar-search repro` sets if it prints the results when all stages have ended."""
+
 INTERRUPTED = 130
 INTERRUPTED_WORDS = "interrupted; what had finished is kept, run the same command again to go on"
 
@@ -68,6 +73,23 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
             raise
 
     run_entry(alone)
+
+
+def new_lines(text: str) -> list[str]:
+    """Returns the lines that `sar-search repro` has not printed before this stage.
+
+    The plan is then not printed twice by one command. A stage that `dvc repro` starts gets all lines.
+
+    Args:
+        text: Lines, such as those of the plan.
+    """
+    before = set(os.environ.get(ANNOUNCED, "").splitlines())
+    return [line for line in text.splitlines() if line not in before]
+
+
+def results_follow() -> bool:
+    """Returns whether `sar-search repro` prints the results after this stage, which then need not print its own."""
+    return RESULTS_FOLLOW in os.environ
 
 
 def note_status(workspace: Workspace, status: int) -> None:

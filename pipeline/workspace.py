@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError, quote_name
-from pipeline.files.locks import acquire_lock, lock_holder
+from pipeline.files.locks import acquire_lock, lock_holder, note_holder
 
 FOLDS = "folds"
 """Name of the folder with the results of folds, within the folder of all images. It contains one folder a fold, by
@@ -119,7 +119,7 @@ class Workspace:
         Raises:
             UserError: another process works in this checkout. A stage may have outlived the `dvc` that started it.
         """
-        path, work = self.state / f"{lock}.lock", "a stage" if lock == "stage" else "the pipeline"
+        path, work = self.lock_file(lock), "a stage" if lock == "stage" else "the pipeline"
         held = acquire_lock(
             path,
             lambda: (
@@ -138,6 +138,19 @@ class Workspace:
             yield
         finally:
             held.release()
+
+    def note_progress(self, stage: str, progress: str) -> None:
+        """Records how far this process's stage is, for other processes that find the checkout locked.
+
+        Args:
+            stage: Name of the stage.
+            progress: How far it is, in words.
+        """
+        note_holder(self.lock_file("stage"), f"{stage}, {progress}, process {os.getpid()}")
+
+    def lock_file(self, name: str) -> Path:
+        """Returns the lock file of one stage ("stage") or of the whole pipeline ("repro")."""
+        return self.state / f"{name}.lock"
 
     def check_writable(self) -> None:
         """Checks that the folders of the stages can be written, without making any folder.

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.inputs.data_split import check_group_by
 from pipeline.preflight.image_sizes import describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
+from pipeline.preflight.profile_budget import MOST_S
 from pipeline.preflight.search_budget import check_limits
 from pipeline.preflight.total_estimate import describe_estimates
 from pipeline.preflight.up_to_date import finished_search
@@ -33,6 +35,8 @@ from pipeline.tune.ray.placement import inspect_cluster
 from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
+
+CHECKING = "checking params.yaml, the search space, the data and the network; then a few training steps are measured"
 
 
 def run_check(
@@ -93,6 +97,8 @@ def run_check(
         return
     plans = plan.expected_parts()
     histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
+    if not sys.stdout.isatty():  # a terminal shows how far the measurement is
+        yield f"measuring training steps (up to {MOST_S:.0f} s; --no-measure leaves it out)"
     yield from describe_estimates(plans, histories)
 
 

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
-from pipeline.commands.check import run_check
+from pipeline.commands.check import CHECKING, run_check
 from pipeline.commands.results import describe_results
 from pipeline.compute.temp_dirs import check_temporary
-from pipeline.entry import INTERRUPTED
+from pipeline.console.format import fit_lines
+from pipeline.entry import ANNOUNCED, INTERRUPTED, RESULTS_FOLLOW
 from pipeline.errors import UserError
 from pipeline.fork_server import fork_server
 from pipeline.promotion.registered_version import REPAIR, advice
@@ -26,6 +28,8 @@ from pipeline.workspace import Workspace
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
 """Shells with which DVC can run a stage's command."""
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 DRY = frozenset({"--dry", "--no-commit"})
 """Arguments with which `dvc repro` does nothing or records nothing."""
@@ -45,14 +49,17 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
     with alone_with_dvc(workspace, "make repro"):
-        print("checking the parameters, and estimating the run", flush=True)
+        print(CHECKING, flush=True)
+        announced = []
         for line in run_check(workspace, afresh=_is_forced(arguments)):
-            print(line, flush=True)
+            print(fit_lines(line), flush=True)
+            announced.append(line)
         if trouble := git_problem(workspace.root):
             print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
         workspace.stage_status.write_text("    ")
         whole = all(argument.startswith("-") for argument in arguments) and not DRY & set(arguments)
-        status = run_dvc(["repro", *arguments], workspace.root)
+        told = {ANNOUNCED: "\n".join(announced), **({RESULTS_FOLLOW: "1"} if whole else {})}
+        status = run_dvc(["repro", *arguments], workspace.root, told)
         keep_lock(workspace)
         if status == 0 and whole and (why := _registry_advice(workspace)):
             print(f"registering again, from models/ and results/: {why}", flush=True)
@@ -125,9 +132,15 @@ def _registry_advice(workspace: Workspace) -> str:
     return ""
 
 
-def run_dvc(arguments: Sequence[str], root: Path) -> int:
-    """Runs DVC in a checkout, and returns its exit status."""
-    return run_python(["-m", "dvc", *arguments], root, environment_for_dvc())
+def run_dvc(arguments: Sequence[str], root: Path, variables: Mapping[str, str] = NO_VARIABLES) -> int:
+    """Runs DVC in a checkout, and returns its exit status.
+
+    Args:
+        arguments: DVC's arguments.
+        root: the checkout.
+        variables: environment variables that the stages get beside this process's.
+    """
+    return run_python(["-m", "dvc", *arguments], root, {**environment_for_dvc(), **variables})
 
 
 def run_python(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> int:

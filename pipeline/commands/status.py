@@ -24,7 +24,7 @@ from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.earlier_searches import find_earlier
 from pipeline.state.search_health import examine_state
 from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
-from pipeline.state.status_words import describe_state, trial_state
+from pipeline.state.status_words import describe_running_stage, describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget, full_epochs
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.records import (
@@ -53,6 +53,9 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
     """
     params, current, trouble = _parameters(workspace)
     found, earlier = find_searches(workspace.searches), find_earlier(workspace.searches)
+    if stage := describe_running_stage(workspace):
+        yield f"the pipeline is running: {stage}"
+        yield ""
     if found.searches:
         yield from _searches_table(found.searches, params, current)
         yield ""
@@ -171,7 +174,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     found = examine_state(search, best=chosen, words=search.words(params))
     if found is not None:
         yield ""
-        yield from (wrap_text(line, name="health: ") for line in describe_findings(found))
+        yield from (wrap_text(line, name=f"{'health':<8}") for line in describe_findings(found))
 
 
 def _epochs(search: SearchState, params: Params | None, current: CurrentSearch | None) -> str:

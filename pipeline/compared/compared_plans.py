@@ -98,12 +98,13 @@ def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
             found[name] = estimate_searches(parts, left, arms=arms)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        told = describe_seconds(found[name].seconds) if left else "nothing, all of its runs have ended,"
+        told = "no estimate of time" if found[name].busy else describe_seconds(found[name].seconds)
+        told = told if left else "nothing, all of its runs have ended,"
         name = "control" if name == CONTROL else name
         yield _line(name if len(name) < INDENT else f"{name} ", f"{told} for the search")
     total = add_estimates(list(found.values()))
     yield from total.describe() if total.searches else [_line("expected", "nothing of the searches")]
-    if total.searches and total.retraining is not None:
+    if total.searches and total.retraining is not None and not total.busy:
         both = tuple(a + b for a, b in zip(total.seconds, total.retraining, strict=True))
         yield _line("in all", describe_seconds((both[0], both[1])))
     yield _line("disk", f"about {format_size(total.disk_bytes)} of checkpoints in state/ at most, of all searches")

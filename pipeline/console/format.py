@@ -1,5 +1,6 @@
 """Formats of what people read: numbers, intervals, sizes, ages, names of configurations, tables."""
 
+import re
 import shutil
 import sys
 import textwrap
@@ -135,13 +136,23 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_clock(seconds: float) -> str:
+    """Returns a time as a clock shows it: `2:40`, `1:02:40`.
+
+    Args:
+        seconds: The time.
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def format_time_left(seconds: float) -> str:
     """Returns a remaining time: `about 2:40 left`.
 
     Args:
         seconds: The time.
     """
-    return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+    return f"about {format_clock(seconds)} left"
 
 
 def wrap_text(text: str, width: int = 100, *, name: str = "") -> str:
@@ -160,6 +171,28 @@ def wrap_text(text: str, width: int = 100, *, name: str = "") -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def fit_lines(text: str) -> str:
+    """Wraps lines of a plan, `name      text`, at the width of the terminal; elsewhere they stay as they are.
+
+    The further lines are indented as the text is. Indented lines, such as the rows of a table, keep their indentation.
+
+    Args:
+        text: the lines.
+    """
+    room = _terminal_width()
+    if room is None:
+        return text
+    return "\n".join(_fit_line(line, room) for line in text.splitlines())
+
+
+def _fit_line(line: str, room: int) -> str:
+    if len(line) <= room:
+        return line
+    begins = re.match(r"\S*\s{2,}|", line)
+    start = begins.group() if begins and len(begins.group()) < room // 2 else ""
+    return wrap_text(line[len(start) :], room, name=start)
 
 
 def format_table(

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.console.format import format_time_left
+from pipeline.console.format import format_clock, format_time_left
 from pipeline.errors import UserError
 
 HEARTBEAT_S = 30.0
@@ -26,12 +26,14 @@ NARROW = 80
 class ProgressLine:
     """Progress of long work as one line. Use it as a context manager around the work.
 
-    A terminal shows the line below what is printed, with a bar, and removes it at the end. A log gets the line when
-    `beat` is called and nothing has been printed for a heartbeat.
+    A terminal shows the line below what is printed, with a bar, and removes it at the end. If the terminal is too
+    narrow for all of it, the bar is left out first, then the last parts. A log gets the line when `beat` is called and
+    nothing has been printed for a heartbeat.
 
     Args:
-        describe: returns the parts of the line, from which it is put together.
+        describe: returns the parts of the line, the most important first, from which it is put together.
         share: returns how much of the work is done, from 0 to 1; None where that is unknown, which leaves out the bar.
+        expected: how long the work is expected to take, in words; empty if that is unknown.
         console: where it is printed; None for standard output.
         clock: returns the time in seconds.
         every_s: seconds between two lines in a log.
@@ -42,6 +44,7 @@ class ProgressLine:
         describe: Callable[[], list[str]],
         share: Callable[[], float | None] = lambda: None,
         *,
+        expected: str = "",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         every_s: float = HEARTBEAT_S,
@@ -49,15 +52,30 @@ class ProgressLine:
         self._describe, self._share, self._clock, self._every_s = describe, share, clock, every_s
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
-        self._last_printed = clock()
+        self._expected = expected
+        self._began = self._last_printed = clock()
 
     def __str__(self) -> str:
         return " | ".join(self._describe())
 
+    def _describe_time(self, left: float | None) -> str:
+        """Returns the time left; while that is unknown, the time so far, and what is expected of all of it.
+
+        Args:
+            left: seconds left; None if they are unknown.
+        """
+        if left is not None:
+            return format_time_left(left)
+        so_far = f"{format_clock(self._clock() - self._began)} so far"
+        return f"{so_far}, {self._expected} expected" if self._expected else so_far
+
     def _render(self) -> Text | Table:
-        text = Text(str(self), no_wrap=True, overflow="ellipsis")
-        share = self._share()
-        if share is None or self._console.width < NARROW:
+        parts, room, share = self._describe(), self._console.width, self._share()
+        text = Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
+        if share is None or room < NARROW or text.cell_len + BAR_WIDTH + 1 > room:
+            while len(parts) > 1 and text.cell_len > room:
+                parts = parts[:-1]
+                text = Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
             return text
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=BAR_WIDTH)
@@ -77,7 +95,7 @@ class ProgressLine:
             self.say(str(self))
 
     def __enter__(self) -> Self:
-        self._last_printed = self._clock()
+        self._began = self._last_printed = self._clock()
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
@@ -161,6 +179,7 @@ class RunProgress(ProgressLine):
     Args:
         planned: epochs of all runs together.
         trained: returns how many of them have been trained.
+        expected: how long the work is expected to take, in words; empty if that is unknown.
         console: where it is printed; None for standard output.
         clock: returns the time in seconds.
         look_s: seconds between two counts.
@@ -171,11 +190,12 @@ class RunProgress(ProgressLine):
         planned: int,
         trained: Callable[[], int],
         *,
+        expected: str = "",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         look_s: float = LOOK_S,
     ) -> None:
-        super().__init__(self._parts, self._part_done, console=console, clock=clock)
+        super().__init__(self._parts, self._part_done, expected=expected, console=console, clock=clock)
         self._planned, self._trained, self._look_s, self._done, self._pace = planned, trained, look_s, 0, Pace(clock)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
@@ -188,11 +208,11 @@ class RunProgress(ProgressLine):
             return  # the work reports it, if it lasts
         if self._done:
             self._pace.count(self._done)
-            self.beat()
+        self.beat()
 
     def _parts(self) -> list[str]:
         left = self._pace.seconds_left(self._done, self._planned - self._done)
-        return [f"epoch {self._done} of {self._planned}", *([] if left is None else [format_time_left(left)])]
+        return [self._describe_time(left), f"{self._done} of {self._planned} epochs"]
 
     def _part_done(self) -> float | None:
         return self._done / self._planned if self._planned else None

@@ -50,7 +50,7 @@ def acquire_lock(
             print(waiting(), flush=True)
             lock.acquire(poll_interval=WAIT_S)
         if note is not None:
-            _note(path).write_text(note)
+            note_holder(path, note)
     except Timeout:
         raise UserError(held() if callable(held) else held) from None
     except OSError as error:
@@ -91,6 +91,16 @@ def lock_holder(path: Path) -> str:
         return _note(path).read_text()
     except OSError:
         return "unknown"
+
+
+def note_holder(path: Path, note: str) -> None:
+    """Records text about the process that holds a lock, for `lock_holder`.
+
+    Args:
+        path: The lock file.
+        note: The text.
+    """
+    _note(path).write_text(note)
 
 
 def _note(path: Path) -> Path:

@@ -48,9 +48,39 @@ def has_usable_masks(masks: ImageRows, ids: Ids, *, least: int = 1) -> bool:
         ids: ids of the images.
         least: number of such images that is enough.
     """
+    return len(ids) >= least and _count_usable(masks, ids, enough=least) >= least
+
+
+def _count_usable(masks: ImageRows, ids: Ids, *, enough: int) -> int:
+    """Returns how many images have a mask with object and background, counted until there are enough.
+
+    Args:
+        masks: masks of the prepared set.
+        ids: ids of the images.
+        enough: number from which on reading stops.
+    """
     found = 0
-    for start in range(0, len(ids) if len(ids) >= least else 0, BLOCK):
+    for start in range(0, len(ids), BLOCK):
         found += count_rankable(masks[ids[start : start + BLOCK]])
-        if found >= least:
-            return True
-    return False
+        if found >= enough:
+            break
+    return found
+
+
+def explain_choice(params: Params, prepared: Prepared, val: Ids) -> str:
+    """Returns why `resolve_choice` takes the metric that it takes, in words; empty if params.yaml names one.
+
+    Args:
+        params: parameters as they were read.
+        prepared: the prepared set.
+        val: ids of the validation images.
+    """
+    if params.search.choose.then != AUTO:
+        return ""
+    if prepared.masks is None:
+        return "the set has no masks"
+    found = _count_usable(prepared.masks, val, enough=MIN_MASKED)
+    of = f"of the {len(val):,} validation images {'has' if found == 1 else 'have'} a mask with object and background"
+    return (
+        f"at least {MIN_MASKED} {of}" if found >= MIN_MASKED else f"{found} {of}; from {MIN_MASKED} on, {AUROC} decides"
+    )

@@ -85,6 +85,7 @@ class Estimate:
         searches: Number of searches, which run one after another.
         disk_bytes: Size of the checkpoints in bytes; 0 where it is not computed.
         gpu_memory: Number of trials that a GPU holds, in words; empty without a GPU.
+        busy: Why there is no estimate of time, in words; empty if there is one.
     """
 
     seconds: Range
@@ -97,11 +98,19 @@ class Estimate:
     searches: int = 1
     disk_bytes: float = 0.0
     gpu_memory: str = ""
+    busy: str = ""
 
     def describe(self) -> list[str]:
         """Returns the estimate as lines of text, in the layout of the plan's."""
         epoch = _span(*self.epoch, digits=2)
         what = "the search" if self.searches == 1 else f"{self.searches} searches, one after the other"
+        held = [f"{'memory':<10}{self.gpu_memory}"] if self.gpu_memory else []
+        held += [f"{'disk':<10}{self.disk}"] if self.disk else []
+        if self.busy:
+            return [
+                f"{'expected':<10}no estimate of time: {self.busy}; `sar-search check` gives one when it is idle",
+                *held,
+            ]
         lines = [f"{'expected':<10}{describe_seconds(self.seconds)} for {what} ({epoch} s an epoch measured just now)"]
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
@@ -109,8 +118,7 @@ class Estimate:
             lines.append(f"{' ' * 10}an estimate, scaled up from a shorter measurement: {self.estimated}")
         lines += [" " * 10 + ", ".join(more)] if more else []
         lines += [f"{' ' * 10}{describe_seconds(self.retraining)} for retraining"] if self.retraining else []
-        lines += [f"{'memory':<10}{self.gpu_memory}"] if self.gpu_memory else []
-        return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])
+        return [*lines, *held]
 
 
 def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | None = None) -> Estimate:
@@ -308,11 +316,10 @@ def describe_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> str:
         num_checkpoints: Number of checkpoints that the search leaves on disk.
     """
     held, kept = num_checkpoints + plan.resources.max_concurrent, plan.params.search.keep_checkpoints
-    bound = "null: of every trial" if kept is None else kept
+    bound = "null, all stay" if kept is None else kept
     return (
-        f"about {format_count(held, 'checkpoint')} of {format_size(cost.checkpoint_bytes)}, "
-        f"{format_size(held * cost.checkpoint_bytes)}: {num_checkpoints} of trials that are paused or have ended and "
-        f"of controls (search.keep_checkpoints: {bound}), {plan.resources.max_concurrent} of running ones"
+        f"about {format_size(held * cost.checkpoint_bytes)}: {format_count(held, 'checkpoint')} of "
+        f"{format_size(cost.checkpoint_bytes)} (search.keep_checkpoints: {bound})"
     )
 
 

@@ -9,16 +9,17 @@ from typing import cast
 import numpy as np
 
 from pipeline.config import Content, Params, load_params, part_params
+from pipeline.console.format import format_count
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import Split, read_split
 from pipeline.errors import UserError, format_value, quote_name
-from pipeline.inputs.choice_metric import resolve_choice
-from pipeline.inputs.data_split import check_folds
+from pipeline.inputs.choice_metric import MIN_MASKED, explain_choice, resolve_choice
+from pipeline.inputs.data_split import check_folds, compute_split
 from pipeline.inputs.guides import describe_guide
 from pipeline.inputs.procedure import Part, name_part, read_parts
 from pipeline.inputs.resolved_weights import resolve_weights
-from pipeline.inputs.source import check_source_unchanged, preview_source
+from pipeline.inputs.source import check_source_unchanged, manifest_if_current, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.class_balance import check_class_weights, describe_balance
 from pipeline.preflight.dry_run import Network, check_networks, check_regularizers, describe_freezing
@@ -145,7 +146,7 @@ class Plan:
             f"with {search.scheduler.name}{describe_rungs(params, self.space)}{self._describe_prior_results()}",
             **describe_objectives(params),
             "confirm": self._describe_confirmation(),
-            "choose": describe_rule(self.params),
+            "choose": self._describe_choice(),
             "budget": describe_budget(params, self.space),
             **describe_guide(params, self.space),
             "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
@@ -204,6 +205,19 @@ class Plan:
         )
         return points + known
 
+    def _describe_choice(self) -> str:
+        """Returns the rule of the choice: the one that holds, once the data are prepared."""
+        try:
+            if manifest_if_current(self.workspace, self.params) is not None:
+                prepared = open_prepared(self.workspace.prepared)
+                val = compute_split(self.workspace, self.params, prepared).val
+                why = explain_choice(self.params, prepared, val)
+                return describe_rule(resolve_choice(self.params, prepared, val), why=why)
+        except UserError:
+            pass  # the stages report what is wrong with the data
+        when = f"if at least {MIN_MASKED} validation images have a mask with object and background"
+        return describe_rule(self.params, when=when)
+
     def _describe_confirmation(self) -> str:
         search = self.params.search
         if not max_confirmation_runs(self.params, self.space):
@@ -211,8 +225,8 @@ class Plan:
         trials = requested_trials(self.params, self.space)[METHOD]
         tuned = " of each study" if num_studies(self.params, self.space) == 2 else ""
         return (
-            f"up to {min(search.confirm.top, trials)}{tuned}, and the controls, with further seeds: at most "
-            f"{max_confirmation_runs(self.params, self.space)} runs"
+            f"up to {format_count(min(search.confirm.top, trials), 'configuration')}{tuned}, and the controls, with "
+            f"further seeds: at most {format_count(max_confirmation_runs(self.params, self.space), 'run')}"
         )
 
     def check_source_unchanged(self) -> None:

@@ -163,7 +163,13 @@ def plan_seeds(
 
 
 def describe_power(
-    params: Params, forecast: Forecast, words: MetricWords, *, masks: bool, cost: RunCost | None = None
+    params: Params,
+    forecast: Forecast,
+    words: MetricWords,
+    *,
+    masks: bool,
+    cost: RunCost | None = None,
+    brief: bool = False,
 ) -> list[str]:
     """Returns a table of seeds, half-width and power, in lines; then what the images limit, and the number for `auto`.
 
@@ -173,6 +179,7 @@ def describe_power(
         words: Metric of `evaluate.metric`, in words.
         masks: Whether attention is tested too; the first endpoint may then have to be decided at half of alpha.
         cost: Cost of a retraining run; None to ignore the budget.
+        brief: Whether the table has the row of the number of seeds alone, since all of it was printed before.
     """
     asked = params.retrain.seeds
     if _is_unforetold(forecast, words):
@@ -187,7 +194,7 @@ def describe_power(
         f"{'':<10}{describe_source(forecast)}",
         f"{'':<10}{'seeds':>5}  {_width_title(words):<22}  power",
     ]
-    for seeds in sorted({*SHOWN, number}):
+    for seeds in [number] if brief else sorted({*SHOWN, number}):
         half, power = forecast.expected_half_width(seeds), forecast.power(seeds, margin)
         mark = "" if seeds != number else "  <- retrain.seeds"
         if math.isinf(half.value):

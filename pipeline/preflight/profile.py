@@ -7,6 +7,7 @@ a check.
 
 import itertools
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -22,7 +23,9 @@ import numpy as np
 import torch
 
 from pipeline.assembly import TrainingData, TrainingRun, build_run
+from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, Values
+from pipeline.console.format import format_count
 from pipeline.data.prepared.prepared import Manifest, Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
@@ -45,6 +48,10 @@ from pipeline.tune.space import SearchSpace
 
 RECENT_S = 600.0
 """Seconds for which a measurement is used again."""
+
+
+BUSY = 3.0
+"""Processes that want to run, for each core, above which times of a few images are not scaled up."""
 
 
 BUDGET_S = 2.0
@@ -72,6 +79,7 @@ class StepCost:
         checkpoint_bytes: Bytes of one checkpoint on disk, including the optimizer's state.
         seconds_per_checkpoint: Seconds to write it once.
         estimated: How much less was measured than a trial does, in words; empty if nothing was reduced.
+        busy: Why the measured times say nothing about a trial's, in words; empty if they do.
     """
 
     seconds_per_step: tuple[float, float]
@@ -80,6 +88,7 @@ class StepCost:
     checkpoint_bytes: int
     seconds_per_checkpoint: float = 0.0
     estimated: str = ""
+    busy: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def measure_steps(plan: Plan) -> StepCost:
         UserError: A step does not fit in memory, or the checkpoint not on the disk of temporary files; or the network
             cannot be built with any of the configurations.
     """
-    configs = probe_configs(plan.space)
+    configs, load = probe_configs(plan.space), os.getloadavg()[0]  # before the measurement adds its own
     probes: list[_Probe] = []
     left_out = 0
     device = torch.device(plan.device)
@@ -141,14 +150,30 @@ def measure_steps(plan: Plan) -> StepCost:
         )
     steps = steps_per_epoch(plan)
     memory = [probe.memory for probe in probes if probe.memory is not None]
+    estimated = _estimated(probes, left_out)
     return StepCost(
         (min(probe.epoch for probe in probes) / steps, max(probe.epoch for probe in probes) / steps),
         statistics.fmean(probe.val_image for probe in probes),
         max(memory, default=None),
         max(probe.checkpoint for probe in probes),
         max(probe.writing for probe in probes),
-        _estimated(probes, left_out),
+        estimated,
+        _describe_load(load) if estimated else "",
     )
+
+
+def _describe_load(load: float) -> str:
+    """Returns in words that the machine is too busy to scale up what was measured of a few images; empty if it is not.
+
+    A step of few images is short. On a busy machine, its time depends on when the other processes leave off.
+
+    Args:
+        load: Load average of the last minute: processes that want to run at a time.
+    """
+    cores = usable_cpus()
+    if load <= BUSY * cores:
+        return ""
+    return f"the machine is busy (load average {load:.0f} on {format_count(cores, 'core')})"
 
 
 def _operations(plan: Plan, device: torch.device) -> float | None:
@@ -249,6 +274,9 @@ def _measure(
         drawn, taken_so_far = _endless(loader), itertools.count(1)
         enter_training(run.model)
         first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and creates the optimizer's state
+        if budget.is_too_slow(first) and first < budget.seconds_left / 3:
+            # Other processes may have held it up, and few images at a time say much less.
+            first = min(first, _time_calls(step, device, 0.0, least=1, most=1))
         budget.record_step(first)
         if budget.is_limited:
             taken = first if first > budget.seconds_left / 3 else _time_calls(step, device, first, least=1, most=3)

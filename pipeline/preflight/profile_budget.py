@@ -97,7 +97,11 @@ class ProfileBudget(ProgressLine):
         Args:
             seconds: Duration of the first step.
         """
-        self.is_limited |= not self._whole and seconds > self.share() / 2
+        self.is_limited |= self.is_too_slow(seconds)
+
+    def is_too_slow(self, seconds: float) -> bool:
+        """Returns whether less is measured after a first step that took so many seconds."""
+        return not self._whole and seconds > self.share() / 2
 
     def num_images(self, batch: int, micro_batches: int) -> int:
         """Returns the images of a timed step, for a batch that is run in so many micro-batches."""

@@ -24,9 +24,7 @@ from pipeline.tune.journal.records import SearchHistory
 
 
 def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False) -> list[str]:
-    """Returns the expected duration of what remains of all searches, in lines; times a few steps if anything does.
-
-    The steps are timed once, with all images.
+    """Returns the expected duration of what remains of all searches, in lines; see `estimate_rest`.
 
     Args:
         plans: Plans of the part on all images, then of each fold.
@@ -36,12 +34,41 @@ def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory]
     Raises:
         UserError: As in `estimate_searches`.
     """
+    return describe_rest(estimate_rest(plans, histories, recent=recent), len(plans))
+
+
+def describe_rest(expected: Estimate | None, searches: int) -> list[str]:
+    """Returns the estimate of what remains of all searches, in lines.
+
+    Args:
+        expected: The estimate; None if nothing remains.
+        searches: Number of all searches.
+    """
+    if expected is not None:
+        return expected.describe()
+    what = "search: all of its" if searches == 1 else f"{searches} searches: all of their"
+    return [f"{'expected':<10}nothing of the {what} runs have ended"]
+
+
+def estimate_rest(
+    plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False
+) -> Estimate | None:
+    """Returns the estimate of what remains of all searches; times a few steps, once, with all images.
+
+    Args:
+        plans: Plans of the part on all images, then of each fold.
+        histories: History of each search so far.
+        recent: Whether a measurement of the last minutes is reused, if it was made for the same plan.
+
+    Returns:
+        The estimate; None if nothing remains.
+
+    Raises:
+        UserError: As in `estimate_searches`.
+    """
     works = [remaining_work(plan, history) for plan, history in zip(plans, histories, strict=True)]
     left = [(plan, work) for plan, work in zip(plans, works, strict=True) if work.trials + work.full_runs]
-    if not left:
-        what = "search: all of its" if len(plans) == 1 else f"{len(plans)} searches: all of their"
-        return [f"{'expected':<10}nothing of the {what} runs have ended"]
-    return estimate_searches(plans, left, recent=recent).describe()
+    return estimate_searches(plans, left, recent=recent) if left else None
 
 
 def estimate_searches(
@@ -65,12 +92,13 @@ def estimate_searches(
     check_disk(cost, whole, stored)
     price = (params.search.budget.price_per_gpu_hour or None) if whole.resources.gpus else None
     found = [estimate(plan, cost, work, price=price) for plan, work in left]
-    for each in found:
+    for each in found if not cost.busy else ():
         check_budget(params, each.epoch[0], gpus=whole.resources.gpus)
     return replace(
         add_estimates(found),
         retraining=retraining_seconds(whole, cost, arms=arms) if arms else None,
         estimated=cost.estimated,
+        busy=cost.busy,
         disk=describe_disk(cost, whole, stored),
         gpu_memory=describe_gpu_memory(cost, whole),
         disk_bytes=(stored + whole.resources.max_concurrent) * cost.checkpoint_bytes,
@@ -93,6 +121,7 @@ def add_estimates(found: Sequence[Estimate]) -> Estimate:
         retraining=_add(retraining),
         estimated=next((each.estimated for each in found if each.estimated), ""),
         gpu_memory=next((each.gpu_memory for each in found if each.gpu_memory), ""),
+        busy=next((each.busy for each in found if each.busy), ""),
         searches=sum(each.searches for each in found),
         disk_bytes=math.fsum(each.disk_bytes for each in found),
     )

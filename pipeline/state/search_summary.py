@@ -5,11 +5,13 @@ from pathlib import Path
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compute.usage_summary import describe_usage
-from pipeline.console.format import wrap_text
+from pipeline.console.format import format_count, format_duration, wrap_text
 from pipeline.errors import list_first
 from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
+from pipeline.state.status_words import ENDED
+from pipeline.tune.budget import HOUR
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
@@ -74,12 +76,13 @@ def _describe_runner(search: SearchState) -> str:
     return f"is {'finishing' if search.stop_file.exists() else 'running'} now, {where}"
 
 
-def describe_summary(summary: SearchSummary, folder: str = "results/search") -> str:
-    """Returns a few lines about a search that has ended.
+def describe_summary(summary: SearchSummary, folder: str = "results/search", *, planned: int = 0) -> str:
+    """Returns a few lines about a search that has ended, in the layout of the plan's.
 
     Args:
         summary: Summary of the search.
         folder: Folder with its results, which the last line names.
+        planned: Confirmations for which the budget had reserved epochs.
     """
     best, spent, first = summary.best, summary.spent, summary.objective
     own = f"{first} {best.value(first):.4f} with the search's seed alone"
@@ -87,37 +90,79 @@ def describe_summary(summary: SearchSummary, folder: str = "results/search") -> 
         # The value with the search's own seed is biased upwards, because it was chosen for being high.
         over = f"over {len(best.further_seeds)} further seed{'s' * (len(best.further_seeds) != 1)}"
         own = f"{first} {best.further_mean:.4f} {over}, which the search has not seen"
-    tried = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
     lines = [
-        f"best: {best.trial}, {own}",
-        wrap_text(summary.choice.why, name="chosen: "),
-        f"tried: {tried}; {summary.confirmations} confirmations; {_describe_epochs(summary)} trained, "
-        f"{summary.epochs.saved_by_stopping} saved by stopping early",
-        f"spent: {spent.hours:.2f} hours, {spent.worker_hours:.2f} worker-hours"
-        + (f", {spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else "")
-        + (f", {spent.cost:.2f} in money" if spent.cost is not None else "")
-        + (f", {spent.guide_hours:.2f} of the hours on the guide" if spent.guide_hours else "")
-        + f" ({spent.worker_hours_saved_by_stopping:.2f} worker-hours saved)",
-        *([f"used: {describe_usage(spent.usage)}"] if spent.usage else []),
-        f"the control is {summary.against}",
+        _line("best", f"{best.trial}, {own}"),
+        _line("chosen", summary.choice.why),
+        _line("tried", _describe_runs(summary, planned)),
+        _line("spent", _describe_spent(summary)),
+        *([_line("used", describe_usage(spent.usage))] if spent.usage else []),
+        _line("control", summary.against),
+        *_describe_controls(summary),
     ]
     if front := summary.front:
         names = ", ".join(summary.objectives)
         lines.insert(
             1,
-            f"Pareto front over {names}: {len(front)} configuration{'s' * (len(front) != 1)}, from which it was chosen",
+            _line("front", f"over {names}: {format_count(len(front), 'configuration')}, from which it was chosen"),
         )
     if summary.all_settings_tried:
-        lines.insert(1, "every configuration of the space has been tried")
+        lines.insert(1, _line("", "every configuration of the space has been tried"))
     if summary.stopped_by:
-        lines.insert(1, f"ended early by {summary.stopped_by}")
-    lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.health)]
-    return "\n".join(lines) + f"\n-> {folder}"
+        lines.insert(1, _line("ended", f"early by {summary.stopped_by}"))
+    lines += [_line("" if number else "health", line) for number, line in enumerate(describe_findings(summary.health))]
+    return "\n".join([*lines, _line("results", folder)])
 
 
-def _describe_epochs(summary: SearchSummary) -> str:
-    spent, budget = summary.epochs.spent, summary.epochs.budget
-    return f"{spent} epochs" if budget is None else f"{spent} of {budget} epochs"
+def _line(name: str, text: str) -> str:
+    return wrap_text(text, name=f"{name:<10}")
+
+
+def _describe_runs(summary: SearchSummary, planned: int) -> str:
+    """Returns the runs of a search, its epochs, and why some of the budget is left, in words.
+
+    Args:
+        summary: Summary of the search.
+        planned: Confirmations for which the budget had reserved epochs.
+    """
+    states = ", ".join(f"{count} {ENDED[state]}" for state, count in summary.trials.items() if count)
+    runs = [format_count(sum(summary.trials.values()), "trial") + (f" ({states})" if states else "")]
+    runs += [format_count(len(summary.controls), "control")] if summary.controls else []
+    runs += [format_count(summary.confirmations, "confirmation")]
+    epochs, saved = summary.epochs, summary.epochs.saved_by_stopping
+    said = f"{', '.join(runs)}; "
+    said += (
+        format_count(epochs.spent, "epoch") if epochs.budget is None else f"{epochs.spent} of {epochs.budget} epochs"
+    )
+    said += f", {saved} saved by stopping early" if saved else ""
+    missing = planned - summary.confirmations
+    if epochs.budget is not None and epochs.spent < epochs.budget and missing > 0 and not summary.stopped_by:
+        said += (
+            f"; epochs are left since they were reserved for {format_count(missing, 'further confirmation')}, and too "
+            "few configurations ran in full to be confirmed"
+        )
+    return said
+
+
+def _describe_spent(summary: SearchSummary) -> str:
+    """Returns the time and money that a search has spent, in words."""
+    spent = summary.spent
+    said = f"{format_duration(spent.hours * HOUR)}, {format_duration(spent.worker_hours * HOUR)} of workers' time"
+    if saved := spent.worker_hours_saved_by_stopping * HOUR:
+        said += f" (stopping early saved {format_duration(saved)} of it)"
+    said += f", {spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else ""
+    said += f", {spent.cost:.2f} in money" if spent.cost is not None else ""
+    return said + (f", {format_duration(spent.guide_hours * HOUR)} of it for the guide" if spent.guide_hours else "")
+
+
+def _describe_controls(summary: SearchSummary) -> list[str]:
+    """Returns a line with the values of the controls, beside which the best configuration's is to be seen."""
+    first = summary.objective
+    values = {
+        name: each.value(first) if each.further_mean is None else each.further_mean
+        for name, each in summary.controls.items()
+    }
+    shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
+    return [_line("", f"{first} of the controls, measured alike: {', '.join(shown)}")] if shown else []
 
 
 def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:

@@ -1,7 +1,9 @@
-"""The state of a search and of a trial, in a word or two."""
+"""The state of a search, of a trial and of the pipeline, in a few words."""
 
-from pipeline.state.searches import Runner, SearchState
+from pipeline.files.locks import lock_holder
+from pipeline.state.searches import Runner, SearchState, is_held
 from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.workspace import Workspace
 
 ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 
@@ -34,3 +36,16 @@ def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) 
     if trial.paused:
         return "paused"
     return "running" if runner is not None and trial.id in search.running_trials else "waiting"
+
+
+def describe_running_stage(workspace: Workspace) -> str:
+    """Returns the stage that runs in a checkout, and how far it is: `retrain, 4 of 10 networks, process 4711`.
+
+    Args:
+        workspace: The checkout.
+
+    Returns:
+        The stage; between two stages the command that runs the pipeline; empty if nothing runs.
+    """
+    locks = (workspace.lock_file(name) for name in ("stage", "repro"))
+    return next((lock_holder(lock) for lock in locks if is_held(lock)), "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 HOUR = 3600.0
 EPOCH_BUDGET = "search.budget.full_trainings"
 """Beginning of the reason given when the epochs are spent, which is how every search with such a budget ends."""
-TOO_LITTLE = "the rest is too little for another run beside the running trials and the confirmations"
+TOO_LITTLE = "the rest is needed for the running trials and the confirmations"
 """End of the reason given when what is left of a limit is needed for runs that must still end or follow."""
 
 

@@ -301,8 +301,19 @@ def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace
     shutil.rmtree(workspace.prepared)
     said = told(workspace, new=True)
     assert "no data are prepared yet" in said
+    assert "choose    the best by val/attention/auroc if at least 50 validation images have a mask" in said
+    assert said.index("\nmeasuring training steps (up to 20 s") < said.index("\nexpected ")
     assert "search 0" not in said
     assert "expected" in said
+
+
+def test_plan_names_the_metric_that_decides_once_the_data_are_prepared(workspace: Workspace) -> None:
+    said = told(workspace, measured=False)
+    (line,) = [line for line in said.splitlines() if line.startswith("choose  ")]
+    assert line.startswith(
+        "choose    the best by val/attention/auroc among those whose mean accuracy lies within 2 standard errors"
+    )
+    assert line.endswith("; at least 50 of the 287 validation images have a mask with object and background")
 
 
 def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_ones(workspace: Workspace) -> None:

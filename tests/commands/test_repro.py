@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import entry
 from pipeline.commands import repro
 from pipeline.entry import INTERRUPTED
 from pipeline.workspace import Workspace
@@ -35,11 +36,27 @@ def test_the_verdict_is_told_when_the_whole_pipeline_has_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A part of it may leave none, or an earlier run's."""
-    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda *_: 0)
     assert repro.reproduce(workspace, arguments) == 0
     printed = capsys.readouterr().out
     assert ("the verdict" in printed) == said
-    assert printed.startswith("checking the parameters")  # before the seconds that it takes
+    assert printed.startswith("checking params.yaml")  # before the seconds that it takes
+
+
+@pytest.mark.parametrize(("arguments", "follow"), [([], True), (["--force"], True), (["search"], False)])
+def test_stages_learn_what_has_been_printed_and_whether_the_results_follow(
+    arguments: list[str], follow: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root, variables: told.append(variables) or 0)
+    monkeypatch.delenv(entry.ANNOUNCED, raising=False)
+    assert entry.new_lines("the plan\nsearch 1: new") == ["the plan", "search 1: new"]
+    assert repro.reproduce(workspace, arguments) == 0
+    assert not entry.results_follow()  # this process's own environment is as it was
+    for name, value in told[0].items():
+        monkeypatch.setenv(name, value)
+    assert entry.new_lines("the plan\nsearch 1: new") == ["search 1: new"]
+    assert entry.results_follow() == follow
 
 
 def test_a_stage_that_was_interrupted_before_it_could_note_it_ends_as_interrupted(
@@ -72,7 +89,7 @@ def test_a_lock_file_that_was_cut_off_is_mended_before_dvc_starts(
     lock = workspace.root / "dvc.lock"
     found: list[bool] = []
 
-    def dvc(arguments: list[str], root: Path) -> int:
+    def dvc(arguments: list[str], *_: object) -> int:
         found.append(lock.exists())
         lock.write_text("schema: '2.0'\nstages: {}\n")
         return 0
@@ -115,7 +132,7 @@ def test_check_is_told_when_what_is_up_to_date_is_to_run_too(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(repro, "run_check", lambda workspace, *, afresh: asked.append(afresh) or [])
-    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda *_: 0)
     assert repro.reproduce(workspace, arguments) == 0
     assert asked == [afresh]
 
@@ -149,7 +166,7 @@ def test_what_the_store_has_lost_is_registered_again_when_the_whole_pipeline_was
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: asked.append(arguments) or 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda arguments, *_: asked.append(arguments) or 0)
     monkeypatch.setattr(repro, "advice", lambda workspace: "the store has no version 1")
     assert repro.reproduce(workspace, arguments) == 0
     assert asked[1:] == ([["repro", "--single-item", "--force", "register"]] if again else [])

@@ -336,12 +336,14 @@ def test_ended_search_says_what_speaks_against_it_and_one_that_runs_does_not_yet
         run(journal, "baseline", epochs=4, state=COMPLETE, role="control")
         run(journal, "t0000", epochs=4, state=COMPLETE, accuracy=0.75)
         run(journal, "t0001", epochs=1, state=None)
-        assert "health:" not in "\n".join(describe_search(workspace, ""))
+        assert not any(line.startswith("health") for line in describe_search(workspace, ""))
         journal.end("t0001", PRUNED, None)
-        assert "health:" not in "\n".join(describe_search(workspace, ""))  # this process may go on with it
-    lines = [line for line in describe_search(workspace, "") if line.startswith("health: ")]
-    assert lines[0] == "health: Nothing was found that speaks against this search."
-    assert "(cannot tell: 1 trials in full, 8 are needed)" in lines[1]
+        assert not any(
+            line.startswith("health") for line in describe_search(workspace, "")
+        )  # this process may go on with it
+    lines = [line for line in describe_search(workspace, "") if line.startswith("health")]
+    assert lines[0] == "health  Nothing was found that speaks against this search."
+    assert "(1 trial in full, 8 are needed)" in " ".join(lines[1].split())
 
 
 def test_running_search_is_looked_at_once_it_has_enough_trials_in_full(workspace: Workspace) -> None:
@@ -353,9 +355,21 @@ def test_running_search_is_looked_at_once_it_has_enough_trials_in_full(workspace
             run(journal, name, epochs=3, state=None, accuracy=first)
             journal.report(name, 4, {"val/loss": 1.0, "val/accuracy": last, "seconds": 1.0})
             journal.end(name, COMPLETE, None)
-        lines = [line for line in describe_search(workspace, "") if line.startswith("health: ")]
-    assert lines[0].startswith("health: Values at rungs predict the last epoch poorly: over 10 trials in full, ")
+        lines = [line for line in describe_search(workspace, "") if line.startswith("health")]
+    assert lines[0].startswith("health  Values at rungs predict the last epoch poorly: over 10 trials in full, ")
     assert "is -0.40 at epoch 2." in " ".join(lines[0].split())
+
+
+def test_running_pipeline_is_told_with_its_stage_and_how_far_that_is(workspace: Workspace) -> None:
+    write_search(workspace)
+    assert "the pipeline is running" not in said(workspace)
+    with workspace.locked("make repro", lock="repro"):
+        assert said(workspace).startswith(f"the pipeline is running: make repro, process {os.getpid()}\n\n")
+        with workspace.locked("retrain"):
+            assert said(workspace).startswith(f"the pipeline is running: retrain, process {os.getpid()}\n")
+            workspace.note_progress("retrain", "4 of 10 networks")
+            assert f"running: retrain, 4 of 10 networks, process {os.getpid()}\n" in said(workspace)
+    assert "the pipeline is running" not in said(workspace)
 
 
 def test_health_of_a_search_whose_stopping_rule_is_no_more_is_not_told(workspace: Workspace) -> None:
@@ -363,7 +377,7 @@ def test_health_of_a_search_whose_stopping_rule_is_no_more_is_not_told(workspace
     folder = write_search(workspace, content | {"scheduler": {"name": "pasha"}})
     with open_search(workspace, content | {"scheduler": {"name": "pasha"}}) as journal:
         journal.end("t0003", PRUNED, None)
-    assert "health:" not in "\n".join(describe_search(workspace, folder.name))
+    assert not any(line.startswith("health") for line in describe_search(workspace, folder.name))
 
 
 def test_searches_of_folds_are_told_apart_and_are_all_what_the_next_run_goes_on_with(workspace: Workspace) -> None:

@@ -14,10 +14,12 @@ from pipeline.console.progress import HEARTBEAT_S, CountProgress, Pace, Progress
 class Counted:
     """Two runs of 40 epochs together, by a clock that only goes when it is told to."""
 
-    def __init__(self, *, terminal: bool = False) -> None:
+    def __init__(self, *, terminal: bool = False, **words: str) -> None:
         self.now, self.done, self.paper = 1000.0, 0, io.StringIO()
         self.console = Console(file=self.paper, width=120, force_terminal=terminal, highlight=False)
-        self.following = RunProgress(40, lambda: self.done, console=self.console, clock=lambda: self.now, look_s=3600)
+        self.following = RunProgress(
+            40, lambda: self.done, console=self.console, clock=lambda: self.now, look_s=3600, **words
+        )
 
     def look(self, *, done: int, after: float = 0.0) -> None:
         self.now, self.done = self.now + after, done
@@ -29,17 +31,17 @@ class Counted:
 
 
 def test_log_gets_a_line_a_heartbeat_with_the_time_that_is_left() -> None:
-    runs = Counted()
+    runs = Counted(expected="about 4 min")
     with runs.following:
         runs.look(done=0, after=60)
-        assert runs.said == []
+        assert runs.said == ["1:00 so far, about 4 min expected | 0 of 40 epochs"]
         runs.look(done=2, after=5)
-        assert runs.said == ["epoch 2 of 40"]
-        runs.look(done=4, after=HEARTBEAT_S / 2)
         assert len(runs.said) == 1
-        runs.look(done=8, after=HEARTBEAT_S / 2)
+        runs.look(done=4, after=HEARTBEAT_S / 2 - 5)
+        assert len(runs.said) == 1
+        runs.look(done=8, after=HEARTBEAT_S / 2 + 5)
     # Six epochs in 30 seconds, since the first was seen: 32 more take 160.
-    assert runs.said[1:] == ["epoch 8 of 40 | about 2:40 left"]
+    assert runs.said[1:] == ["about 2:40 left | 8 of 40 epochs"]
 
 
 def test_runs_that_go_on_are_judged_by_what_they_train_now() -> None:
@@ -47,7 +49,7 @@ def test_runs_that_go_on_are_judged_by_what_they_train_now() -> None:
     with runs.following:
         runs.look(done=30, after=60)
         runs.look(done=31, after=HEARTBEAT_S)
-    assert runs.said[-1] == "epoch 31 of 40 | about 4:30 left"
+    assert runs.said[-1] == "about 4:30 left | 31 of 40 epochs"
 
 
 def test_storage_that_does_not_answer_leaves_the_line_as_it_was() -> None:
@@ -67,7 +69,7 @@ def test_line_in_a_terminal_goes_when_the_work_ends() -> None:
     with runs.following:
         runs.look(done=2, after=60)
         _refresh(runs.following)
-        assert "epoch 2 of 40" in runs.paper.getvalue()
+        assert "2 of 40 epochs" in runs.paper.getvalue()
     assert runs.paper.getvalue().endswith("\x1b[2K")
 
 

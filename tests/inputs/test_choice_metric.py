@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared
-from pipeline.inputs.choice_metric import MIN_MASKED, has_masks_to_choose_by, resolve_choice
+from pipeline.inputs.choice_metric import MIN_MASKED, explain_choice, has_masks_to_choose_by, resolve_choice
 from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.tune.objectives.objectives import AUROC, LOSS, Objectives, objectives_from_content, objectives_from_params
 
@@ -50,6 +50,19 @@ def test_it_looks_no_further_than_it_must() -> None:
     counted = Counted()
     assert has_masks_to_choose_by(counted, np.arange(100_000))  # type: ignore[arg-type]
     assert counted.seen <= 256
+
+
+def test_reason_for_the_metric_is_told_with_the_number_of_usable_masks() -> None:
+    few, params = prepared(masks(48, 12)), Params()
+    assert explain_choice(params, few, np.arange(60)) == (
+        "48 of the 60 validation images have a mask with object and background; from 50 on, val/attention/auroc decides"
+    )
+    assert explain_choice(params, prepared(masks(60, 12)), np.arange(72)) == (
+        "at least 50 of the 72 validation images have a mask with object and background"
+    )
+    assert explain_choice(params, prepared(None), np.arange(60)) == "the set has no masks"
+    named = params.with_values({"search.choose.then": LOSS}, where="here")
+    assert explain_choice(named, few, np.arange(60)) == ""
 
 
 def test_what_the_user_names_stays() -> None:

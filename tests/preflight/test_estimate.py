@@ -209,7 +209,6 @@ def test_checkpoints_on_disk_are_told_with_what_bounds_them(planned: Callable[..
     assert stored_checkpoints(plan.params, plan.space) == 19 + 2
     assert stored_checkpoints(planned(settings).params, plan.space) == 5 + 2
     assert describe_disk(COST, plan, 21) == (
-        "about 23 checkpoints of 1.0 MB, 23 MB: 21 of trials that are paused or have ended and of controls "
-        "(search.keep_checkpoints: null: of every trial), 2 of running ones"
+        "about 23 MB: 23 checkpoints of 1.0 MB (search.keep_checkpoints: null, all stay)"
     )
     assert "(search.keep_checkpoints: 5)" in describe_disk(COST, planned(settings), 7)

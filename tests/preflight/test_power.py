@@ -70,6 +70,11 @@ def test_table_before_anything_ran_says_what_it_assumes() -> None:
     ]
 
 
+def test_table_that_was_printed_before_has_one_row() -> None:
+    whole, brief = table(Params(), None, 359), table(Params(), None, 359, brief=True)
+    assert brief == [*whole[:3], "              5  1.01                    50 %  <- retrain.seeds", whole[-1]]
+
+
 def test_measured_figures_have_their_ranges_and_the_number_asked_for_a_row() -> None:
     lines = table(given(retrain__seeds=7), MEASURED, 359)
     assert lines[1] == (

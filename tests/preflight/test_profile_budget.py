@@ -121,6 +121,19 @@ def test_plan_says_that_it_is_an_estimate(planned: Callable[..., Plan], monkeypa
     )
 
 
+def test_busy_machine_gets_no_estimate_of_time_and_refuses_no_budget(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
+    plan = planned({"search.budget.hours": 1e-9})
+    busy = replace(COST, estimated="steps of 2 images for 64", busy=profile._describe_load(1e6))
+    monkeypatch.setattr(total_estimate, "profile_steps", lambda *_, **__: busy)
+    lines = total_estimate.estimate_searches([plan], [(plan, work)]).describe()
+    assert lines[0].startswith("expected  no estimate of time: the machine is busy (load average 1000000 on ")
+    assert [line[:8] for line in lines] == ["expected", "disk    "]
+    assert profile._describe_load(1.0) == ""
+
+
 def test_ends_are_measured_first_only_in_a_hurry() -> None:
     assert ProfileBudget(2 * LARGE, 4).order_configs() == [0, 3, 2, 1]
     assert ProfileBudget(0.0, 4).order_configs() == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.forecast import Components, Forecast, choose_seeds
-from pipeline.stages.retrain.__main__ import choose_number
+from pipeline.stages.retrain.__main__ import choose_number, describe_duration
 from pipeline.workspace import Workspace
 
 FOUND = Components(
@@ -79,3 +79,12 @@ def test_auto_of_a_search_that_says_nothing_of_it_assumes_and_says_so(workspace:
     path.unlink()
     with pytest.raises(UserError, match=r"Run `dvc repro search` first\."):
         choose_number(workspace, given(retrain__seeds="auto"), test_images=359)
+
+
+def test_duration_of_retraining_is_told_by_the_search_s_pace(workspace: Workspace, tmp_path: Path) -> None:
+    params = given(train__epochs=8, split__val_fraction=0.2)
+    # 36 s an epoch of a worker: 360 s a run on train and val, of which two go at a time.
+    assert describe_duration(workspace, params, 5) == "about 18 min"
+    assert describe_duration(workspace, params, 0) == ""
+    assert describe_duration(workspace, given(retrain__workers_per_run=2), 5) == ""
+    assert describe_duration(Workspace(tmp_path / "none", tmp_path), params, 5) == ""

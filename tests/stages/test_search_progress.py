@@ -7,21 +7,31 @@ import pytest
 from rich.console import Console
 
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.tune.journal.records import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
 
 
 class Search:
     """A search that tells its progress, by a clock that only goes when it is told to."""
 
-    def __init__(self, total: int = 4, epochs: int = 10, *, budget: int | None = None, terminal: bool = False) -> None:
+    def __init__(
+        self,
+        total: int = 4,
+        epochs: int = 10,
+        *,
+        budget: int | None = None,
+        terminal: bool = False,
+        width: int = 200,
+        **words: Any,
+    ) -> None:
         self.now, self.paper = 0.0, io.StringIO()
-        console = Console(file=self.paper, width=200, force_terminal=terminal, highlight=False, soft_wrap=True)
-        self.progress = SearchProgress(total, epochs, budget=budget, console=console, clock=lambda: self.now)
+        console = Console(file=self.paper, width=width, force_terminal=terminal, highlight=False, soft_wrap=True)
+        self.progress = SearchProgress(total, epochs, budget=budget, console=console, clock=lambda: self.now, **words)
         self.trials: dict[str, TrialRecord] = {}
 
     def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
-        number = int(name[1:]) if name.startswith("t0") else None
+        number = int(name[1:]) if name.startswith("t0") and "-" not in name else None
         role, study = (CONTROL, None) if number is None else (TRIAL, METHOD)
+        role = CONFIRMATION if "-seed" in name else role
         self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1}, role=role, study=study)
         self.progress.trial_started(self.trials[name])
         for _ in range(epochs):
@@ -67,9 +77,12 @@ def test_search_that_is_asked_to_finish_says_so_and_counts_to_what_is_to_come(se
     search.start("baseline", epochs=10)
     search.start("t0000", epochs=1)
     search.progress.ending_early("sar-search stop --finish", running=2, left=1)
-    assert search.said[0].startswith("ending early: sar-search stop --finish; running trials (2 now) go on")
+    assert search.said == [
+        "ending early: sar-search stop --finish. 2 runs go on to the end, or to a pause. Then the best are confirmed: "
+        "1 run at most."
+    ]
     search.end("baseline", COMPLETE)
-    assert search.said[1].startswith("[1/3] baseline")
+    assert search.said[1].startswith("[1 of 3 runs] baseline")
 
 
 def test_trial_that_ran_in_full_gets_a_line_with_its_value_and_setting(search: Search) -> None:
@@ -79,7 +92,7 @@ def test_trial_that_ran_in_full_gets_a_line_with_its_value_and_setting(search: S
     for accuracy in (0.25, 0.9375):
         search.epoch("t0000", accuracy)
     search.end("t0000", COMPLETE)
-    assert search.said == ["[1/4] t0000     val/accuracy 0.9375  ran in full  weight=0.0123 layers=all"]
+    assert search.said == ["[1 of 4 runs] t0000     val/accuracy 0.9375  ran in full  weight=0.0123 layers=all"]
 
 
 def test_trial_that_was_stopped_gets_a_line_with_its_last_epoch(search: Search) -> None:
@@ -87,14 +100,14 @@ def test_trial_that_was_stopped_gets_a_line_with_its_last_epoch(search: Search) 
     search.end("baseline", COMPLETE)
     search.start("t0000", epochs=4)
     search.end("t0000", PRUNED)
-    assert search.said[1] == "[2/4] t0000     val/accuracy 0.5000  stopped after epoch 4  lr=0.1"
+    assert search.said[1] == "[2 of 4 runs] t0000     val/accuracy 0.5000  stopped early, after epoch 4  lr=0.1"
 
 
 def test_trial_that_failed_gets_a_line_with_the_end_of_the_reason(search: Search) -> None:
     search.start("t0000")
     search.end("t0000", FAILED, "Traceback of many lines\nOutOfMemoryError: 3 GiB\n")
     (line,) = search.said
-    assert line.startswith("[1/4] t0000     val/accuracy -  failed: ")
+    assert line.startswith("[1 of 4 runs] t0000     val/accuracy -  failed: ")
     assert "OutOfMemoryError: 3 GiB" in line
     assert "Traceback" not in line
 
@@ -102,13 +115,13 @@ def test_trial_that_failed_gets_a_line_with_the_end_of_the_reason(search: Search
 def test_trial_that_failed_without_a_reason_gets_a_line_all_the_same(search: Search) -> None:
     search.start("t0000", epochs=1)
     search.end("t0000", FAILED)
-    assert search.said[0].startswith("[1/4] t0000     val/accuracy 0.5000  failed: ")
+    assert search.said[0].startswith("[1 of 4 runs] t0000     val/accuracy 0.5000  failed: ")
 
 
 def test_reason_is_told_as_it_is(search: Search) -> None:
     search.start("t0000")
     search.end("t0000", FAILED, "diverged: not finite in epoch 3")
-    assert search.said == ["[1/4] t0000     val/accuracy -  failed: diverged: not finite in epoch 3  lr=0.1"]
+    assert search.said == ["[1 of 4 runs] t0000     val/accuracy -  failed: diverged: not finite in epoch 3  lr=0.1"]
 
 
 @pytest.mark.parametrize("reason", ["OSError: cannot read [/data/images]", "RuntimeError: [enforce fail] at alloc"])
@@ -124,7 +137,7 @@ def test_log_gets_the_state_of_the_search_every_half_minute_and_no_more(search: 
     assert search.said == []
     search.epoch("t0000", takes=2)
     assert len(search.said) == 1
-    assert search.said[0].startswith("trials 0/4 done | 0 stopped early | 1 running | epoch 2 of at most 40")
+    assert search.said[0].startswith("about 1:16 left | 2 of at most 40 epochs | 1 trial: 1 running")
     search.epoch("t0000", takes=20)
     assert len(search.said) == 1
     search.epoch("t0000", takes=20)
@@ -153,7 +166,9 @@ def test_state_of_the_search_counts_ends_and_names_the_best_tried(search: Search
     search.start("t0002")
     search.epoch("t0002", takes=31)
     state = search.said[-1]
-    assert state.startswith("trials 3/4 done | 1 stopped early | 1 running | epoch 4 of at most 13")
+    assert state.startswith(
+        "about 0:00 left | 4 of at most 13 epochs | 3 trials: 1 in full, 1 stopped early, 1 running | 1 control: 1 in full"
+    )
     assert "| best so far 0.7500 (t0000)" in state
 
 
@@ -179,7 +194,7 @@ def test_time_left_is_told_in_minutes_and_seconds(search: Search) -> None:
     for _ in range(3):
         search.epoch("t0000", takes=10.25)
     # Seven epochs of this trial and thirty of others, at ten and a quarter seconds.
-    assert search.said[-1].endswith("| about 6:19 left")
+    assert search.said[-1].startswith("about 6:19 left | ")
 
 
 def test_time_left_knows_that_trials_run_side_by_side(search: Search) -> None:
@@ -225,7 +240,9 @@ def test_search_with_a_budget_counts_epochs_and_paused_trials() -> None:
         "[10 of 40 epochs] baseline  val/accuracy 0.5000  ran in full  lr=0.1",
         "[12 of 40 epochs] t0000     val/accuracy 0.5000  paused after epoch 2  lr=0.1",
     ]
-    assert search.said[-1].startswith("trials 1 done | 0 stopped early | 2 paused | 1 running | 15 of 40 epochs")
+    assert search.said[-1] == (
+        "about 0:55 left | 15 of 40 epochs | 3 trials: 2 paused, 1 running | 1 control: 1 in full"
+    )
 
 
 def test_trial_that_ends_while_it_is_paused_is_told_once() -> None:
@@ -239,7 +256,7 @@ def test_trial_that_ends_while_it_is_paused_is_told_once() -> None:
     search.go_on("t0001")
     search.epoch("t0001")
     search.end("t0001", PRUNED)
-    assert "t0001     val/accuracy 0.5000  stopped after epoch 3" in search.said[-1]
+    assert "t0001     val/accuracy 0.5000  stopped early, after epoch 3" in search.said[-1]
 
 
 def test_time_left_is_that_of_the_epochs_that_are_left() -> None:
@@ -262,19 +279,108 @@ def test_epochs_that_are_trained_again_are_spent() -> None:
     search.start("t0000", epochs=2)
     search.trials["t0000"].repeated = 2
     search.pause("t0000")
-    assert search.said[-1].startswith("[4 of 40 epochs] t0000")
+    assert search.said[-1].startswith("[ 4 of 40 epochs] t0000")
 
 
-def test_end_of_the_budget_is_no_early_end() -> None:
-    search = by_epochs()
+def reserving(**further: Any) -> Search:
+    """A search of 36 epochs, four a run: two controls have run, and up to five confirmations are planned."""
+    search = Search(total=30, epochs=4, budget=36, confirmations=5, **further)
+    search.progress.replayed()
+    for name in ("baseline", "paper"):
+        search.start(name, epochs=4)
+        search.end(name, COMPLETE)
     search.start("t0000", epochs=2)
     search.pause("t0000")
-    search.progress.ending_early("search.budget.full_trainings: 38 of 40 epochs", running=0, left=6)
-    assert search.said[-1].startswith(
-        "no further trials: search.budget.full_trainings: 38 of 40 epochs; 1 paused trial may end there; running trials (0 now)"
+    return search
+
+
+SPENT = "search.budget.full_trainings: 10 of 36 epochs spent; the rest is needed"
+
+
+def test_end_of_the_budget_says_what_is_spent_and_what_the_rest_is_reserved_for() -> None:
+    search = reserving()
+    search.start("t0001")
+    search.progress.ending_early(SPENT, running=1, left=4)
+    assert search.said[-1] == (
+        "no further trials: 10 of 36 epochs are spent; 20 are reserved for confirmations (at most 5 runs of 4 epochs); "
+        "6 are left for what runs now and for one trial to run in full. 1 run goes on to the end, or to a pause. 1 "
+        "paused trial stays paused, but for the best, if no other runs in full. Then the best are confirmed: 4 runs at "
+        "most."
     )
-    search.progress.ending_early("search.budget.hours: spent", running=0, left=6)
-    assert search.said[-1].startswith("ending early: search.budget.hours: spent; 1 paused trial may end there; ")
+
+
+def test_end_of_the_budget_knows_that_a_trial_ran_in_full_and_how_many_confirmations_are_under_way() -> None:
+    search = reserving()
+    search.start("t0001", epochs=4)
+    search.end("t0001", COMPLETE)
+    search.start("baseline-seed1001", epochs=1)
+    search.progress.ending_early(SPENT, running=0, left=3)
+    assert search.said[-1] == (
+        "no further trials: 15 of 36 epochs are spent; 19 are reserved for confirmations (at most 5 runs of 4 epochs); "
+        "2 are too few for a further trial. 1 paused trial stays paused. Then the best are confirmed: 3 runs at most."
+    )
+
+
+def test_end_of_the_budget_without_confirmations_announces_none() -> None:
+    search = Search(total=30, epochs=4, budget=12)
+    search.progress.replayed()
+    search.start("t0000", epochs=4)
+    search.end("t0000", COMPLETE)
+    search.progress.ending_early("search.budget.full_trainings: spent", running=0, left=0)
+    assert search.said[-1] == ("no further trials: 4 of 12 epochs are spent; 8 are too few for a further trial.")
+
+
+def test_limit_on_time_ends_the_search_early() -> None:
+    search = reserving()
+    search.progress.ending_early("search.budget.hours: spent", running=0, left=4)
+    assert search.said[-1].startswith("ending early: search.budget.hours: spent. 1 paused trial stays paused, but ")
+
+
+def test_names_of_all_runs_are_in_one_column() -> None:
+    search = Search(total=30, budget=160, name_width=17)
+    search.progress.replayed()
+    for name in ("t0000", "baseline-seed1001"):
+        search.start(name, epochs=10)
+        search.end(name, COMPLETE)
+    assert search.said == [
+        "[ 10 of 160 epochs] t0000             val/accuracy 0.5000  ran in full  lr=0.1",
+        "[ 20 of 160 epochs] baseline-seed1001 val/accuracy 0.5000  ran in full  lr=0.1",
+    ]
+
+
+def test_trials_controls_and_confirmations_are_counted_apart() -> None:
+    search = reserving()
+    search.start("baseline-seed1001")
+    assert str(search.progress).endswith("| 1 trial: 1 paused | 2 controls: 2 in full | 1 confirmation: 1 running")
+
+
+def test_time_so_far_and_what_is_expected_stand_first_until_the_pace_is_known() -> None:
+    search = Search(budget=40, expected="3 to 7 minutes")
+    search.now = 83.0
+    assert str(search.progress).startswith("1:23 so far, 3 to 7 minutes expected | 0 of 40 epochs")
+    search.progress.replayed()
+    search.start("t0000", epochs=1)
+    search.epoch("t0000", takes=2)
+    assert str(search.progress).startswith("about 1:16 left | 2 of 40 epochs")
+
+
+@pytest.mark.parametrize(("width", "bar", "best"), [(200, True, True), (110, False, True), (80, False, False)])
+def test_narrow_terminal_keeps_the_time_left_and_loses_the_bar_then_the_best(width: int, bar: bool, best: bool) -> None:
+    search = Search(budget=40, terminal=True, width=width)
+    search.progress.replayed()
+    search.start("t0000", epochs=1)
+    for _ in range(9):
+        search.epoch("t0000", takes=2)
+    search.end("t0000", COMPLETE)
+    search.start("baseline")
+    with search.progress as line:
+        assert line._live is not None
+        line._live.refresh()
+        shown = search.paper.getvalue()
+    assert "about 1:00 left" in shown
+    assert ("━" in shown) == bar
+    assert ("best so far" in shown) == best
+    assert "…" not in shown
 
 
 def test_resumed_search_with_a_budget_says_what_it_has_spent_and_what_is_paused() -> None:
@@ -284,7 +390,7 @@ def test_resumed_search_with_a_budget_says_what_it_has_spent_and_what_is_paused(
     search.start("t0000", epochs=2)
     search.pause("t0000")
     search.progress.replayed()
-    assert search.said == ["going on from the journal: 12 of 40 epochs spent, 1 trials have ended, 1 are paused"]
+    assert search.said == ["going on from the journal: 12 of 40 epochs spent; 1 trial: 1 paused; 1 control: 1 in full"]
 
 
 def test_time_left_without_a_budget_takes_paused_trials_for_ended() -> None:
@@ -321,7 +427,7 @@ def resumed() -> Search:
 
 
 def test_resumed_search_says_so_and_not_what_was_said_before() -> None:
-    assert resumed().said == ["going on from the journal: 2 of 4 trials have ended"]
+    assert resumed().said == ["going on from the journal: 2 trials: 1 stopped early, 1 not ended; 1 control: 1 in full"]
 
 
 def test_resumed_search_counts_what_the_ledger_held_but_not_its_time() -> None:
@@ -332,7 +438,7 @@ def test_resumed_search_counts_what_the_ledger_held_but_not_its_time() -> None:
     # Trials were seven epochs long: two are left of this one and seven of the last, at three seconds each.
     assert search.progress.seconds_left() == pytest.approx(27)
     search.end("t0001", COMPLETE)
-    assert search.said[-1].startswith("[3/4] t0001 ")
+    assert search.said[-1].startswith("[3 of 4 runs] t0001 ")
 
 
 def test_terminal_gets_the_lines_of_trials_above_the_state_of_the_search() -> None:
@@ -343,13 +449,13 @@ def test_terminal_gets_the_lines_of_trials_above_the_state_of_the_search() -> No
         search.end("t0000", COMPLETE)
         search.now += 100
         search.start("t0001", epochs=1)
-    assert "[1/4] t0000     val/accuracy 0.5000  ran in full" in search.paper.getvalue()
-    assert "trials 1/4 done" in search.paper.getvalue()
+    assert "[1 of 4 runs] t0000     val/accuracy 0.5000  ran in full" in search.paper.getvalue()
+    assert "2 trials: 1 in full, 1 running" in search.paper.getvalue()
 
 
 def test_search_of_a_fold_says_which_it_is() -> None:
     paper = io.StringIO()
     console = Console(file=paper, width=200, force_terminal=True, highlight=False, soft_wrap=True)
     progress = SearchProgress(4, 10, part="fold 2 of 5", console=console, clock=lambda: 0.0)
-    assert str(progress).startswith("fold 2 of 5 | trials 0/4 done")
-    assert str(SearchProgress(4, 10, console=console)).startswith("trials 0/4 done")
+    assert str(progress) == "fold 2 of 5 | 0:00 so far | 0 of at most 40 epochs | no trial yet"
+    assert str(SearchProgress(4, 10, console=console, clock=lambda: 0.0)).startswith("0:00 so far | ")

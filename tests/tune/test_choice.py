@@ -145,8 +145,10 @@ def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attenti
     choice = choose_best(apart.records, rule(seeds=2), apart.scores)
     assert choice.equal == ("t0000",)
     assert choice.result().decided_by == "val/accuracy"
-    assert "the most accurate; accuracy tells it from all others (within 2 standard errors of" in describe_choice(
-        choice.result()
+    said = describe_choice(choice.result().model_copy(update={"standard_error": 0.003, "margin": 0.01}))
+    assert said.endswith(
+        "the most accurate; accuracy tells it from all others (no further apart than 2 standard errors of their "
+        "difference, 0.60 points, and than 1.00 points)"
     )
 
 
@@ -162,7 +164,9 @@ def test_the_only_candidate_is_told_as_such() -> None:
     search = confirmed(((20, 24), (0.5, 0.5), 0))
     choice = choose_best(search.records, rule(seeds=1), search.scores)
     assert choice.standard_error is None
-    assert describe_choice(choice.result()) == "the only candidate that was left, with 2 seeds"
+    assert describe_choice(choice.result()) == (
+        "the only candidate, with 2 seeds: no other trial ran in full, or search.confirm.top allows no more"
+    )
 
 
 def test_rule_follows_the_parameters() -> None:
@@ -175,9 +179,16 @@ def test_rule_follows_the_parameters() -> None:
 
 
 def test_plan_says_how_it_will_be_chosen() -> None:
-    said = describe_rule(Params())
-    assert "val/attention/auroc (of a set with masks for its validation images) or val/loss" in said
-    assert "within 2 standard errors, or 1 standard error by val/loss, and 1.0 points" in said
+    said = describe_rule(Params(), when="if there are 50 masks")
+    assert said == (
+        "the best by val/attention/auroc if there are 50 masks, else by val/loss, among those whose mean accuracy lies "
+        "within 2 standard errors (1 if by val/loss) and 1.0 points of the highest"
+    )
+    decided = Params().with_values({"search.choose.then": LOSS}, where="here")
+    assert describe_rule(decided, why="the set has no masks") == (
+        "the best by val/loss among those whose mean accuracy lies within 1 standard error and 1.0 points of the "
+        "highest; the set has no masks"
+    )
     own = Params().with_values({"search.choose.then": LATENCY, "search.choose.within": 0.5}, where="here")
     assert "the best by latency_ms" in describe_rule(own)
     assert "within 0.5 standard errors" in describe_rule(own)

@@ -196,16 +196,14 @@ def test_tie_of_confirmed_configurations_is_a_remark_and_of_all_trials_an_alarm(
     assert found(some, "tie") == Finding(
         "tie",
         f"The 3 confirmed configurations tie: their means of {VAL_ACCURACY} over 3 seeds, 0.9100 to 0.9100, differ no "
-        "more than those of equal ones may (F = 0.0), so that luck chose among them.",
+        "more than those of equal ones may by chance, so that luck chose among them.",
         kind=REMARK,
     )
     all_of_them = ties(*NOISE, trials=[0.91, 0.90, 0.92, 0.905])
     finding = found(all_of_them, "tie", then=AUROC)
     assert finding is not None
     assert finding.kind == ALARM
-    assert finding.seen.endswith(
-        f"(F = 0.0). The same holds for all trials (F = 0.6), so that {AUROC} chose among them."
-    )
+    assert finding.seen.endswith(f"may by chance. The same holds for all trials, so that {AUROC} chose among them.")
     assert finding.advice == "To have accuracy choose, take more seeds (search.confirm.seeds)."
     finding = found(all_of_them, "tie")
     assert finding is not None
@@ -258,9 +256,7 @@ def test_rungs_that_do_not_predict_the_end_are_found_from_eight_trials_in_full_o
         "Make search.scheduler.grace_period longer than 2 epochs, or stop no trial early (search.scheduler.name: none).",
     )
     few = found(records[:7], "rungs")
-    assert few == Finding(
-        "rungs", "whether rungs predict the end (cannot tell: 7 trials in full, 8 are needed)", kind=UNKNOWN
-    )
+    assert few == Finding("rungs", "whether rungs predict the end (7 trials in full, 8 are needed)", kind=UNKNOWN)
     assert found(records, "rungs", rungs=[]) is None
     for each, auroc in zip(records, ends, strict=True):
         for metrics in each.epochs.values():
@@ -322,7 +318,7 @@ UNEXAMINED = [
         "control_ahead",
         "whether a control is ahead (it and a configuration, confirmed with two further seeds, are needed)",
     ),
-    ("rungs", "whether rungs predict the end (cannot tell: 0 trials in full, 8 are needed)"),
+    ("rungs", "whether rungs predict the end (0 trials in full, 8 are needed)"),
     (
         "validation_images",
         "whether validation images are enough (two confirmed configurations are needed, image by image)",

@@ -289,13 +289,11 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
         "validation_images",
     ]
     assert {each["kind"] for each in found["health"]} == {"unknown"}
-    lines = [
-        line
-        for line in describe_summary(SearchSummary.model_validate(found)).splitlines()
-        if line.startswith("health: ")
-    ]
-    assert lines[0] == "health: Nothing was found that speaks against this search."
-    assert lines[1].startswith("health: Not examined: which parameters have an effect (3 trials, 40 are needed);")
+    lines = describe_summary(SearchSummary.model_validate(found)).splitlines()
+    first = lines.index("health    Nothing was found that speaks against this search.")
+    assert lines[first + 1].startswith(
+        "          Not examined: which parameters have an effect (3 trials, 40 are needed);"
+    )
     ahead = [again("baseline", seed, 0.2, 0.3, 0.4, 0.98) for seed in (1001, 1002)]
     first = ran("baseline", 0.2, 0.3, 0.4, 0.97, role=CONTROL)
     further = [again("t0003", seed, 0.2, 0.3, 0.4, 0.62) for seed in (1001, 1002)]
@@ -304,11 +302,31 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
     found = summary_of(task, replace(outcome, trials=trials))
     (alarm,) = [each for each in found["health"] if each["kind"] == "alarm"]
     assert alarm["name"] == "control_ahead"
-    assert f"health: {alarm['seen']} {alarm['advice']}" in " ".join(
+    assert f"health {alarm['seen']} {alarm['advice']}" in " ".join(
         describe_summary(SearchSummary.model_validate(found)).split()
     )
     del found["health"]  # as a version before wrote it
     assert "health" not in describe_summary(SearchSummary.model_validate(found))
+
+
+def test_end_of_a_search_is_told_in_the_layout_of_the_plan_and_in_plain_words() -> None:
+    found = summary_of(*searched())
+    found["trials"] = {"complete": 6, "pruned": 8, "failed": 0}
+    found |= {"confirmations": 1, "epochs": {"spent": 26, "budget": 36, "saved_by_stopping": 2}}
+    found["spent"] |= {"hours": 0.08, "worker_hours": 1.5, "worker_hours_saved_by_stopping": 0.0}
+    summary = SearchSummary.model_validate(found)
+    said = " ".join(describe_summary(summary, planned=4).split())
+    assert "tried 14 trials (6 in full, 8 stopped early), 1 control, 1 confirmation; 26 of 36 epochs, 2 saved" in said
+    assert "epochs are left since they were reserved for 3 further confirmations" in said
+    assert "spent 5 min, 1 h 30 min of workers' time, 0.38 GPU-hours control" in said
+    assert "pruned" not in said
+    assert "val/accuracy of the controls, measured alike: baseline 0." in said
+    assert "epochs are left" not in describe_summary(summary)
+    found["epochs"]["saved_by_stopping"] = 0
+    found["spent"]["worker_hours_saved_by_stopping"] = 0.05
+    said = " ".join(describe_summary(SearchSummary.model_validate(found)).split())
+    assert "0 saved" not in said
+    assert "1 h 30 min of workers' time (stopping early saved 3 min of it)" in said
 
 
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pipeline.config import load_params
 from pipeline.console.format import wrap_text
 from pipeline.console.progress import CountProgress
 from pipeline.data.splits.split import examples_by_class
-from pipeline.entry import run_stage
+from pipeline.entry import results_follow, run_stage
 from pipeline.inputs.procedure import folds_hash, read_parts
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import p_value
@@ -158,7 +158,8 @@ def main(workspace: Workspace) -> None:
     found = evaluation.probe
     probed_as = None if found is None else log_probe(store, params, evaluation, found, workspace, tags, used)
     evaluation.with_runs(run_id, probed_as).write(folder)
-    print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look)}")
+    if not results_follow():
+        print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ be registered is then trained.
 The number of seeds is written to `results/retrain/seeds.json` before the first network is trained.
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import BEST, describe_method
 from pipeline.compute.usage_summary import summarise_usage
 from pipeline.config import Params, load_params
-from pipeline.console.format import config_name
+from pipeline.console.format import config_name, format_duration
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
+from pipeline.errors import UserError
 from pipeline.inputs.guides import train_guides
 from pipeline.inputs.procedure import Part, read_parts
 from pipeline.preflight.power import check_seeds, describe_source, make_forecast, plan_seeds, run_cost
@@ -62,12 +64,20 @@ def main(workspace: Workspace) -> None:
     images = len(whole.split.train) + len(whole.split.val)
     beside = f" and outside each of {len(folds)} folds" if folds else ""
     print(f"retraining on {images:,} images{beside}: {len(jobs)} runs{done}", flush=True)
+    expected = describe_duration(workspace, params, len(jobs) - kept)
     if kept < len(jobs):
-        print("starting Ray; a run's line comes when it has ended", flush=True)
-    for count, job in enumerate(run_retraining(params, jobs), start=1):
+        takes = f" ({expected} expected)" if expected else ""
+        print(
+            f"starting Ray{takes}; a run's line comes when it has ended, and no image is left to validate on",
+            flush=True,
+        )
+    of, width = len(jobs), max(len(job.model_folder) for job in jobs)
+    for count, job in enumerate(run_retraining(params, jobs, expected=expected), start=1):
+        workspace.note_progress("retrain", f"{count} of {of} networks")
         last = learning_curves(job.folder)[-1]
         print(
-            f"[{count}/{len(jobs)}] {job.model_folder:<20} train/accuracy {last['train/accuracy']:.4f}",
+            f"[{count:>{len(str(of))}} of {of}] {job.model_folder:<{width}}  train/accuracy "
+            f"{last['train/accuracy']:.4f}",
             flush=True,
         )
     for job in jobs:
@@ -185,6 +195,26 @@ def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> 
         fold=part.number,
     )
     return PartRuns(found, configs, jobs, guides.seconds)
+
+
+def describe_duration(workspace: Workspace, params: Params, runs: int) -> str:
+    """Returns how long the retraining runs are expected to take by the search's pace, in words.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        runs: Number of runs that are left.
+
+    Returns:
+        The duration; empty if the search has left no pace, or if a run has several workers.
+    """
+    try:
+        cost = run_cost(params, SearchSummary.read(workspace.results / "search"))
+    except UserError:
+        return ""
+    if cost is None or not runs or params.retrain.workers_per_run > 1:
+        return ""
+    return f"about {format_duration(cost.seconds * math.ceil(runs / cost.together))}"
 
 
 def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> ChosenSeeds:

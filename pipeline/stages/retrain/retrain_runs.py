@@ -100,8 +100,13 @@ def is_finished(job: RetrainJob) -> bool:
     return (job.folder / SIDECAR).exists()
 
 
-def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[RetrainJob]:
+def run_retraining(params: Params, jobs: Sequence[RetrainJob], *, expected: str = "") -> Iterator[RetrainJob]:
     """Trains the unfinished runs in parallel, and yields each job once its checkpoint is stored.
+
+    Args:
+        params: All parameters.
+        jobs: The runs.
+        expected: How long the unfinished runs are expected to take, in words; empty if that is unknown.
 
     Raises:
         UserError: A run diverged or ran out of memory, workers were lost too often, or no run fits the resources.
@@ -112,16 +117,23 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
         return
     resources = retrain_resources(params)
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
-    with open_runtime(_run_spec(params, missing, resources)) as runtime:
-        ready = []
+    ready: list[RetrainJob] = []
+    # The line stands from the start, since Ray takes a while to start its workers.
+    with (
+        RunProgress(
+            len(missing) * params.train.epochs,
+            lambda: sum(_trained_epochs(params, job) for job in tuple(ready)),
+            expected=expected,
+        ),
+        open_runtime(_run_spec(params, missing, resources)) as runtime,
+    ):
         for job in missing:
             checkpoints = CheckpointStore(join(runtime.checkpoints, job.folder.name))
             ready.append(dataclasses.replace(job, bundle=runtime.bundle, checkpoints=checkpoints))
         capacity = None if runtime.capacity is None else Capacity(resources.cpus, resources.gpus)
-        with RunProgress(len(ready) * params.train.epochs, lambda: sum(_trained_epochs(params, job) for job in ready)):
-            for index in _run_all(params, ready, resources, capacity):
-                _download_checkpoint(ready[index])
-                yield missing[index]
+        for index in _run_all(params, ready, resources, capacity):
+            _download_checkpoint(ready[index])
+            yield missing[index]
 
 
 def learning_curves(folder: Path) -> list[dict[str, float]]:

@@ -8,6 +8,7 @@ The working state lies under `state/searches/`, by fingerprint. Run again after 
 from there.
 """
 
+import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,16 +16,17 @@ from dataclasses import replace
 from pipeline.artifacts.best_config import FoldSearch, FoldSearches
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.cluster.runtime import shared_ray
+from pipeline.console.format import fit_lines
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.entry import run_stage
+from pipeline.entry import ANNOUNCED, new_lines, run_stage
 from pipeline.figures.pareto import write_pareto_figure
 from pipeline.inputs.guides import guided_configs, train_guides
 from pipeline.inputs.procedure import Part
-from pipeline.preflight.estimate import remaining_work
+from pipeline.preflight.estimate import START_S, describe_seconds
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.search_budget import max_epochs
-from pipeline.preflight.total_estimate import describe_estimates
+from pipeline.preflight.total_estimate import describe_rest, estimate_rest
 from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
@@ -33,7 +35,8 @@ from pipeline.tracking.hooks import notify_on_exit
 from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
-from pipeline.tune.run_counts import max_runs
+from pipeline.tune.run_counts import max_confirmation_runs, max_runs
+from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.selection.result_files import write_results
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import FOLDS, Workspace
@@ -44,37 +47,55 @@ def main(workspace: Workspace) -> None:
     plan = make_plan(workspace)
     plans = plan.parts()
     tasks = [each.task() for each in plans]
-    print(plan.describe())
-    for task in tasks:
-        print(describe_start(task, workspace.searches))
     histories = [read_history(task.folder / JOURNAL) for task in tasks]
-    for line in describe_estimates(plans, histories, recent=True):
-        print(line, flush=True)
-    work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
-    if any(left.trials + left.full_runs for left in work):
-        print("starting Ray; the first epochs come when its workers have begun", flush=True)
+    _print_new(plan.describe())
+    _print_new("\n".join(describe_start(task, workspace.searches) for task in tasks))
+    expected = estimate_rest(plans, histories, recent=True)
+    _print_new("\n".join(describe_rest(expected, len(plans))))
+    words = ""
+    if expected is not None:
+        begins = f"{START_S[0]:.0f} to {START_S[1]:.0f} s, or longer on a busy machine"
+        print(f"starting Ray; the first epochs come when its workers have begun, in {begins}", flush=True)
+        # Searches of folds follow each other, each on almost as many images.
+        low, high = (seconds / expected.searches for seconds in expected.seconds)
+        words = "" if expected.busy else describe_seconds((low, high))
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
     found = []
     with shared_ray() if len(plans) > 1 else nullcontext():
         for each, task in zip(plans, tasks, strict=True):
-            found.append(_search(each, task))
+            found.append(_search(each, task, words))
     FoldSearches(folds=[listed for _, listed in found if listed.fold]).write(workspace.results / "search" / FOLDS)
     prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0][0]
     tested = sum(map(len, split.tested))
     forecast, cost = make_forecast(plan.params, summary.forecast, tested), run_cost(plan.params, summary)
-    words = chosen_metric(plan.params).words
-    print("\n".join(describe_power(plan.params, forecast, words, masks=prepared.masks is not None, cost=cost)))
+    metric, masks = chosen_metric(plan.params).words, prepared.masks is not None
+    # Under `sar-search repro` the table has been printed before the search, so the row of retrain.seeds suffices.
+    brief = ANNOUNCED in os.environ
+    _print_new("\n".join(describe_power(plan.params, forecast, metric, masks=masks, cost=cost, brief=brief)))
 
 
-def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
+def _print_new(text: str) -> None:
+    """Prints those of the lines that `sar-search repro` has not printed before this stage."""
+    for line in new_lines(text):
+        print(fit_lines(line), flush=True)
+
+
+def _search(plan: Plan, task: SearchTask, expected: str) -> tuple[SearchSummary, FoldSearch]:
     """Runs or resumes one search and writes its results.
+
+    Args:
+        plan: The plan of the search.
+        task: The search.
+        expected: How long it is expected to take, in words; empty if that is unknown.
 
     Returns:
         The search's summary, and its entry in the list of the folds' searches.
     """
     workspace, params, part = plan.workspace, plan.params, _part(plan)
     task = _with_guides(plan, task)
-    total = max_runs(plan.params, plan.space)
+    total, again = max_runs(plan.params, plan.space), max_confirmation_runs(plan.params, plan.space)
+    longest = max(map(len, [*plan.space.controls, "t0000"]))
+    longest += len(f"-seed{params.base.seed + FIRST_SEED + 1}") if again else 0
     budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
     objectives = objectives_from_params(task.params)
     variables = search_variables(plan, task)
@@ -83,7 +104,16 @@ def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, budget=budget, objectives=objectives, part=part.name) as progress,
+        SearchProgress(
+            total,
+            params.train.epochs,
+            budget=budget,
+            confirmations=again,
+            objectives=objectives,
+            part=part.name,
+            name_width=longest,
+            expected=expected,
+        ) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         print("writing the results", flush=True)
@@ -99,7 +129,7 @@ def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
             "best_value": f"{best.metric(objectives.first):.4f}",
             "mlflow_run": tracked.run_id,
         }
-    print(describe_summary(summary, str(folder.relative_to(workspace.root))))
+    print(describe_summary(summary, str(folder.relative_to(workspace.root)), planned=again))
     listed = FoldSearch(fold=part.number, fingerprint=task.fingerprint, trial=best.id, best=best.values)
     return summary, listed
 

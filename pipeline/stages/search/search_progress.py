@@ -1,15 +1,31 @@
 """Progress of a search: a line that a terminal keeps up to date, and a line that stays for every trial that ends."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Console
 
-from pipeline.console.format import config_name, format_count, format_time_left
+from pipeline.console.format import config_name, format_count
 from pipeline.console.progress import Pace, ProgressLine
+from pipeline.state.status_words import ENDED
 from pipeline.tune.budget import EPOCH_BUDGET
-from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, PRUNED, TrialRecord
+from pipeline.tune.journal.records import (
+    COMPLETE,
+    CONFIRMATION,
+    CONTROL,
+    INFEASIBLE,
+    METHOD,
+    PRUNED,
+    TRIAL,
+    TrialRecord,
+)
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
+
+ROLES = {TRIAL: "trial", CONTROL: "control", CONFIRMATION: "confirmation"}
+"""Nouns of the runs of a search, by role."""
+STATES = (*ENDED.values(), "paused", "running")
+"""States of runs in words, in the order in which they are counted."""
 
 
 class SearchProgress(ProgressLine):
@@ -19,8 +35,11 @@ class SearchProgress(ProgressLine):
         total: trials, controls and confirmations at most.
         epochs: epochs of each of them in full.
         budget: epochs of all together, to which progress is counted; None where the budget is a number of trials.
+        confirmations: confirmations at most, for which the budget has reserved epochs.
         objectives: the objectives of the search.
         part: which of several searches it is, in words; empty for a single one.
+        name_width: characters of the longest name of a run.
+        expected: how long the search is expected to take, in words; empty if that is unknown.
         console: where it is printed; None for standard output.
         clock: returns the time in seconds.
     """
@@ -31,14 +50,17 @@ class SearchProgress(ProgressLine):
         epochs: int,
         *,
         budget: int | None = None,
+        confirmations: int = 0,
         objectives: Objectives = ACCURACY_ALONE,
         part: str = "",
+        name_width: int = 9,
+        expected: str = "",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(self._parts, self._part_done, console=console, clock=clock)
-        self._objectives, self._part = objectives, part
-        self._total, self._epochs, self._budget = total, epochs, budget
+        super().__init__(self._parts, self._part_done, expected=expected, console=console, clock=clock)
+        self._objectives, self._part, self._name_width = objectives, part, name_width
+        self._total, self._epochs, self._budget, self._confirmations = total, epochs, budget, confirmations
         self._trials: dict[str, TrialRecord] = {}
         self._paused_after: dict[str, int] = {}
         self._ending = self._is_replayed = False
@@ -48,10 +70,8 @@ class SearchProgress(ProgressLine):
         """Notes that the events so far came from the journal, and that epochs are trained from now on."""
         self._is_replayed, self._last_printed = True, self._clock()
         if self._trials:
-            paused = f", {count} are paused" if (count := self._num_paused()) else ""
-            spent = "" if self._budget is None else f"{self._count_epochs()} spent, "
-            of = f" of {self._total}" if self._budget is None else ""
-            self.say(f"going on from the journal: {spent}{self._ended()}{of} trials have ended{paused}")
+            spent = [] if self._budget is None else [f"{self._count_epochs()} spent"]
+            self.say(f"going on from the journal: {'; '.join([*spent, *self._count_runs(idle='not ended')])}")
 
     def trial_started(self, trial: TrialRecord) -> None:
         self._trials[trial.id] = trial
@@ -69,7 +89,7 @@ class SearchProgress(ProgressLine):
     def trial_ended(self, trial: TrialRecord) -> None:
         if trial.state == PRUNED and self._paused_after.get(trial.id) == trial.last_epoch:
             return
-        said = {COMPLETE: "ran in full", PRUNED: f"stopped after epoch {trial.last_epoch}"}
+        said = {COMPLETE: "ran in full", PRUNED: f"stopped early, after epoch {trial.last_epoch}"}
         said[INFEASIBLE] = f"not trained: {trial.reason}"
         self._say_trial(trial, said.get(trial.state or "", f"failed: {_last_line(trial.reason)}"))
 
@@ -80,49 +100,95 @@ class SearchProgress(ProgressLine):
         value = f"{trial.metric(first):.4f}" if trial.epochs else "-"
         further = self._objectives.shown_metrics
         value += "".join(f", {name} {format_metric(name, trial.metric(name))}" for name in further)
-        place = f"{self._ended()}/{self._total}" if self._budget is None else self._count_epochs()
-        self.say(f"[{place}] {trial.id:<9} {first} {value}  {outcome}  {config_name(trial.values)}")
+        runs = f"{self._ended():>{len(str(self._total))}} of {self._total} runs"
+        place = runs if self._budget is None else self._count_epochs(len(str(self._budget)))
+        name = f"{trial.id:<{self._name_width}}"
+        self.say(f"[{place}] {name} {first} {value}  {outcome}  {config_name(trial.values)}")
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
-        """Prints the reason, and counts up to the runs that are still to come.
+        """Prints why no further trial begins, and what becomes of the runs and of the rest of the budget.
 
         Args:
             reason: why no further trials begin.
-            running: trials that are running.
+            running: runs that are running.
             left: runs that are left.
         """
         if not self._is_replayed:
             return
         self._ending = True
         self._total = min(self._total, len(self._trials) + left)
-        paused = f"{format_count(count, 'paused trial')} may end there; " if (count := self._num_paused()) else ""
         # A search with a budget of epochs normally ends when these are spent, which is not early.
-        begins = "no further trials" if reason.startswith(EPOCH_BUDGET) else "ending early"
-        self.say(
-            f"{begins}: {reason}; {paused}running trials ({running} now) go on to their end or are paused, then the "
-            f"best are confirmed: "
-            f"{self._total} runs at most"
-        )
+        if self._budget is not None and reason.startswith(EPOCH_BUDGET):
+            said = f"no further trials: {self._describe_budget(self._budget, running)}"
+        else:
+            said = f"ending early: {reason}"
+        nothing_in_full = not self._in_full()
+        sentences = [said]
+        if running:
+            one = running == 1
+            sentences.append(f"{format_count(running, 'run')} {'goes' if one else 'go'} on to the end, or to a pause")
+        if paused := sum(trial.paused for trial in self._trials.values()):
+            but = ", but for the best, if no other runs in full" if nothing_in_full else ""
+            verb = "stays" if paused == 1 else "stay"
+            sentences.append(f"{format_count(paused, 'paused trial')} {verb} paused{but}")
+        if left:
+            sentences.append(f"Then the best are confirmed: {format_count(left, 'run')} at most")
+        self.say(". ".join(sentences) + ".")
+
+    def _describe_budget(self, budget: int, running: int) -> str:
+        """Returns what the epochs of the budget are spent on and reserved for.
+
+        Args:
+            budget: the epochs of the budget.
+            running: runs that are running.
+        """
+        confirming = [trial for trial in self._trials.values() if trial.role == CONFIRMATION]
+        reserved = self._confirmations * self._epochs - sum(trial.trained_epochs for trial in confirming)
+        rest = budget - self._trained() - max(0, reserved)
+        said = [f"{self._count_epochs()} are spent"]
+        if reserved > 0:
+            runs = f"{format_count(self._confirmations, 'run')} of {format_count(self._epochs, 'epoch')}"
+            said.append(f"{reserved} are reserved for confirmations (at most {runs})")
+        uses = ["what runs now"] if running else []
+        uses += [] if self._in_full() else ["one trial to run in full"]
+        if rest > 0 and uses:
+            said.append(f"{rest} are left for {' and for '.join(uses)}")
+        elif rest > 0:
+            said.append(f"{rest} are too few for a further trial")
+        return "; ".join(said)
+
+    def _in_full(self) -> int:
+        """Returns the number of trials that have run in full."""
+        return sum(trial.role == TRIAL and trial.state == COMPLETE for trial in self._trials.values())
 
     def _parts(self) -> list[str]:
-        trials = self._trials.values()
-        stopped = sum(trial.state == PRUNED for trial in trials)
         by_epochs = self._budget is not None
         parts = [
             *([self._part] if self._part else []),
-            f"trials {self._ended()} done" if by_epochs else f"trials {self._ended()}/{self._total} done",
-            f"{stopped} stopped early",
-            *([f"{paused} paused"] if (paused := self._num_paused()) else []),
-            f"{len(self._trials) - self._ended() - paused} running",
-            self._count_epochs() if by_epochs else f"epoch {self._trained()} of at most {self._at_most()}",
+            self._describe_time(self.seconds_left()),
+            self._count_epochs() if by_epochs else f"{self._trained()} of at most {self._at_most()} epochs",
+            *(self._count_runs() or ["no trial yet"]),
         ]
+        trials = self._trials.values()
         tried = [trial for trial in trials if trial.study == METHOD and is_valid_result(trial, self._objectives)]
         if tried:
             best = max(tried, key=self._objectives.gain)
             parts.append(f"best so far {best.metric(self._objectives.first):.4f} ({best.id})")
-        if (left := self.seconds_left()) is not None:
-            parts.append(format_time_left(left))
         return parts
+
+    def _count_runs(self, *, idle: str = "running") -> list[str]:
+        """Returns trials, controls and confirmations in words, each with their states: `2 trials: 1 paused, 1 running`.
+
+        Args:
+            idle: state of a run that has neither ended nor is paused, in words.
+        """
+        found = []
+        for role, noun in ROLES.items():
+            runs = [trial for trial in self._trials.values() if trial.role == role]
+            states = Counter("paused" if run.paused else ENDED.get(run.state or "", "running") for run in runs)
+            said = ", ".join(f"{states[each]} {idle if each == 'running' else each}" for each in STATES if states[each])
+            found += [f"{format_count(len(runs), noun)}: {said}"] if runs else []
+        return found
 
     def _part_done(self) -> float | None:
         left = self._epochs_left()
@@ -147,14 +213,11 @@ class SearchProgress(ProgressLine):
     def _ended(self) -> int:
         return sum(trial.state is not None for trial in self._trials.values())
 
-    def _num_paused(self) -> int:
-        return sum(trial.paused for trial in self._trials.values())
-
     def _trained(self) -> int:
         return sum(trial.trained_epochs for trial in self._trials.values())
 
-    def _count_epochs(self) -> str:
-        return f"{self._trained()} of {self._budget} epochs"
+    def _count_epochs(self, width: int = 0) -> str:
+        return f"{self._trained():>{width}} of {self._budget} epochs"
 
     def _at_most(self) -> int:
         ended = sum(trial.last_epoch for trial in self._trials.values() if trial.state is not None)

@@ -137,27 +137,30 @@ def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) 
     return None if table is None or len(table) < 2 or table.shape[2] < 2 else pooled_error(table)
 
 
-def describe_rule(params: Any) -> str:
+def describe_rule(params: Any, *, when: str = "if there are masks enough", why: str = "") -> str:
     """Returns the rule of the choice in words, for the plan.
 
     Args:
         params: All parameters; `search.choose.then` may still be `auto`.
+        when: Condition under which attention decides if it is `auto`.
+        why: Why the metric is the one that decides; empty if there is nothing to say.
     """
     choose, words = params.search.choose, objective_words(params)
     if choose.then == "none":
         return f"the {words.best} mean validation {words.label} over all seeds"
     otherwise = otherwise_by(params)
-    then = f"{OF_ATTENTION[1]} (of a set with masks for its validation images) or {otherwise}"
-    within = f"{default_within(otherwise):g} standard error{'s' * (default_within(otherwise) != 1)}"
-    within = f"{default_within(OF_ATTENTION[1]):g} standard errors, or {within} by {otherwise},"
-    if choose.then != AUTO:
-        then, within = choose.then, f"{default_within(choose.then):g} standard errors"
+    if choose.then == AUTO:
+        then = f"{OF_ATTENTION[1]} {when}, else by {otherwise},"
+        within = count_words(default_within(OF_ATTENTION[1]), "standard error")
+        within += f" ({default_within(otherwise):g} if by {otherwise})"
+    else:
+        then, within = choose.then, count_words(default_within(choose.then), "standard error")
     if choose.within is not None:
-        within = f"{choose.within:g} standard errors"
+        within = count_words(choose.within, "standard error")
     return (
-        f"the best by {then} among those whose {words.label} cannot be told from the {words.best} (within {within} "
-        f"and {words.format_size(words.margin)})"
-    )
+        f"the best by {then} among those whose mean {words.label} lies within {within} and "
+        f"{words.format_size(words.margin)} of the {words.best}"
+    ) + (f"; {why}" if why else "")
 
 
 def describe_choice(choice: ChoiceResult) -> str:
@@ -167,7 +170,7 @@ def describe_choice(choice: ChoiceResult) -> str:
     best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
     seeds = count_words(1 + choice.further_seeds, "seed")
     if confirmed == 1:
-        return f"the only candidate that was left, with {seeds}"
+        return f"the only candidate, with {seeds}: no other trial ran in full, or search.confirm.top allows no more"
     of = f"of {confirmed} configurations with {seeds} each"
     if then is None:
         return f"{of}, {best} (search.choose.then: none)"
@@ -175,8 +178,9 @@ def describe_choice(choice: ChoiceResult) -> str:
     if error is None:
         reach = "no standard error is known, so only equal values count as equal"
     else:
-        errors = count_words(choice.within, "standard error")
-        reach = f"within {errors} of {words.format_size(error, 2)}, and {margin}"
+        reached = words.format_size(choice.within * error, 2)
+        errors = f"{count_words(choice.within, 'standard error')} of their difference, {reached}"
+        reach = f"no further apart than {errors}, and than {margin}"
     if equal == 1:
         return f"{of}, {best}; {words.label} tells it from all others ({reach})"
     said = f"{of}, {equal} cannot be told apart by {words.label} ({reach})"

@@ -245,7 +245,7 @@ def _tie(search: _Search) -> Finding | None:
     of_trials, chose = _ratio_of_trials(search), search.then or "luck"
     seen = (
         f"The {len(rows)} confirmed configurations tie: their means of {search.first} over {table.seeds} seeds, "
-        f"{means.min():.4f} to {means.max():.4f}, differ no more than those of equal ones may (F = {ratio:.1f})"
+        f"{means.min():.4f} to {means.max():.4f}, differ no more than those of equal ones may by chance"
     )
     if of_trials is None or of_trials > TIE_RATIO:
         return Finding("tie", f"{seen}, so that {chose} chose among them.", kind=REMARK)
@@ -254,7 +254,7 @@ def _tie(search: _Search) -> Finding | None:
         advice = f"Choose among equals by search.choose.then, or take {more}."
     else:
         advice = f"To have {search.words.label} choose, take {more}."
-    seen = f"{seen}. The same holds for all trials (F = {of_trials:.1f}), so that {chose} chose among them."
+    seen = f"{seen}. The same holds for all trials, so that {chose} chose among them."
     return Finding("tie", seen, advice)
 
 
@@ -326,7 +326,9 @@ def _rungs(search: _Search) -> Finding | None:
         if known and all(_upper_limit(correlation, trials) < RUNG_CORRELATION for correlation, trials in known):
             weak.append((rung, *known[0]))
     if not judged:
-        seen = f"whether rungs predict the end (cannot tell: {len(completed)} trials in full, {RUNG_TRIALS} are needed)"
+        seen = (
+            f"whether rungs predict the end ({count_words(len(completed), 'trial')} in full, {RUNG_TRIALS} are needed)"
+        )
         return Finding("rungs", seen, kind=UNKNOWN)
     if not weak:
         return None
