@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
-from pipeline.console.format import format_count, format_level, format_percent, wrap_text
+from pipeline.console.format import format_count, format_level, format_percent
 from pipeline.errors import UserError
 from pipeline.score.forecast import (
     FLAT,
@@ -195,22 +195,17 @@ def describe_power(
             lines.append(f"{'':<10}{seeds:>5}  {'no interval':<22}  none{mark}")
         else:
             lines.append(f"{'':<10}{seeds:>5}  {_width(half, words):<22}  {_say(power)}{mark}")
-    lines += _wrapped(_floor(forecast, words, number))
+    lines.append(f"{'':<10}{_floor(forecast, words, number)}")
     if masks and number >= LEAST_SEEDS and not math.isinf(forecast.floor):
         # Holm: the hypothesis with the larger p is decided at alpha if the other one was shown, else at half of alpha.
         strict = Forecast(forecast.components, forecast.test_images, (1 + forecast.confidence) / 2)
-        lines += _wrapped(
-            f"where attention is not shown to be better, {words.label} is decided at "
+        lines.append(
+            f"{'':<10}where attention is not shown to be better, {words.label} is decided at "
             f"{format_level(strict.confidence)}: with {number} seeds {_say(strict.power(number, margin))}"
         )
     if auto is not None:
-        lines += _wrapped(f"retrain.seeds: auto, by the current forecast: {auto[1]}")
+        lines.append(f"{'':<10}retrain.seeds: auto, by the current forecast: {auto[1]}")
     return lines
-
-
-def _wrapped(sentence: str) -> list[str]:
-    """Returns a sentence under the table as lines."""
-    return wrap_text(sentence, 120, name=" " * 10).split("\n")
 
 
 def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: MetricWords) -> str:
