@@ -287,6 +287,7 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
         "tie",
         "rungs",
         "validation_images",
+        "still_improving",
     ]
     assert {each["kind"] for each in found["health"]} == {"unknown"}
     lines = [
