@@ -276,7 +276,7 @@ def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
 def test_the_verdict_says_shortly_what_it_is_against() -> None:
     tuned = "baseline, its recipe tuned over 12 trials of its own (search.compare: same_budget)"
     assert describe_control(tuned) == "baseline, its recipe tuned over 12 trials of its own"
-    plain = "baseline, with the recipe of params.yaml, which the search does not vary either"
+    plain = "baseline, with the recipe of params.yaml (the search varies none of it)"
     assert describe_control(plain) == "baseline, with the recipe of params.yaml"
 
 

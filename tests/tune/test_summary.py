@@ -166,7 +166,7 @@ def test_search_in_which_nothing_was_trained_has_no_pace() -> None:
 @pytest.mark.parametrize(
     ("space", "compare", "words"),
     [
-        (SPACE, "recipe", "baseline, with the recipe of params.yaml, which the search does not vary either"),
+        (SPACE, "recipe", "baseline, with the recipe of params.yaml (the search varies none of it)"),
         (WIDE, "recipe", "baseline, with the recipe of params.yaml, not tuned (search.compare: recipe)"),
         (
             SPACE,
