@@ -223,8 +223,8 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: 
     if math.isinf(half.value):
         return "Forecast before the test: no interval."
     return (
-        f"Forecast before the test, with {format_count(seeds, 'seed')}: an interval of +-{_width(half, words)}"
-        f"{' points' if words.in_points else ''}, and "
+        f"Forecast before the test, with {format_count(seeds, 'seed')}: an interval of "
+        f"\N{PLUS-MINUS SIGN} {_width(half, words)}{' points' if words.in_points else ''}, and "
         f"a chance of {_say(forecast.power(seeds, words.margin))} to show no {words.harm} of more than "
         f"{words.format_margin()} where there is none ({describe_source(forecast)})."
     )

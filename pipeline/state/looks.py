@@ -85,8 +85,8 @@ def warn_of_look(number: int) -> str:
     if number < 2:
         return ""
     return (
-        f"Look {number}: other networks were tested on these images before. The more often that happens, the likelier is "
-        "a chance result, so the levels given here are too favourable. New test images give a first look; several "
+        f"Look {number}: other networks were tested on these images before. The more often that happens, the likelier "
+        "is a chance result, so the levels given here are too favourable. New test images give a first look; several "
         "methods are tested in one look by `sar-search compare --run` (docs/trust.md)."
     )
 

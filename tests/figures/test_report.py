@@ -106,7 +106,10 @@ def full_report() -> ReportData:
         look=3,
         trials=trials,
         remarks=("A paired t-test over seeds gives p = 0.03.",),
-        difference=difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
+        difference=(
+            "Difference with its 95 % interval.",
+            difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
+        ),
         attention=[
             {"row": row, "jaccard_best": value, "jaccard_fixed": value - 0.03, "auroc": 0.7, "average_precision": 0.6}
             | {"pointing_game": value + 0.2, "energy": 0.321}

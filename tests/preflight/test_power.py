@@ -213,7 +213,7 @@ def test_seeds_within_the_budget_are_what_the_search_has_left(
 
 def test_expectation_is_a_sentence() -> None:
     said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5, ACCURACY_WORDS)
-    assert said.startswith("Forecast before the test, with 5 seeds: an interval of +-")
+    assert said.startswith("Forecast before the test, with 5 seeds: an interval of \N{PLUS-MINUS SIGN} ")
     assert said.endswith("(by 5 configurations with 2 further seeds each, on 287 validation images of the search).")
     none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1, ACCURACY_WORDS)
     assert none == "Forecast before the test: no interval."
