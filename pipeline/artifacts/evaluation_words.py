@@ -39,7 +39,7 @@ def describe_ensembles(ensembles: Ensembles) -> str:
     """Returns two sentences on the ensembles of the best configuration's seeds and of the control's.
 
     The first one has their difference (best minus control), with the interval if there is one. The second one says
-    that the verdict is of single networks.
+    that the verdict is of single networks, of which one is registered.
 
     Args:
         ensembles: Scores of both ensembles, and their difference.
@@ -54,5 +54,5 @@ def describe_ensembles(ensembles: Ensembles) -> str:
         interval = f" ({level} {span}, of the images alone: other seeds would make two others)"
     return (
         f"These two ensembles (each the mean of its seeds' probabilities) differ by {by}{interval}. The verdict is of "
-        "single networks."
+        "single networks, and so is the registered model."
     )

@@ -212,7 +212,7 @@ def _notes(
     made = sum(member.p is not None for member in family)
     yield (
         f"{told} on the same {images:,} test images; the latest of these evaluations "
-        f"was look {look} at them{', so no error rate holds' * (look > 1)}."
+        f"was look {look} at them{', so a chance result is likelier than the level says' * (look > 1)}."
     )
     yield (
         f"One family of {made} comparison{'s' * (made != 1)}: p corrected by Holm, intervals by Bonferroni, which all "

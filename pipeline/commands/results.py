@@ -5,7 +5,7 @@ from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.evaluation_words import describe_ensembles, describe_probe
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import BEST
-from pipeline.console.format import config_name, wrap_text
+from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.state.looks import describe_look
@@ -46,6 +46,11 @@ def _fold_lines(evaluation: Evaluation) -> list[str]:
     return [*lines, "", wrap_text(f"Folds: {tested}.")]
 
 
+def _spread(deviation: float | None) -> str:
+    """Returns the standard deviation over seeds in words that the number of seeds follows; None: that number alone."""
+    return "" if deviation is None else f"standard deviation {deviation:.4f} over "
+
+
 def describe_results(workspace: Workspace) -> str:
     """Returns the results of the last run, and where their parts are, in lines.
 
@@ -63,19 +68,17 @@ def describe_results(workspace: Workspace) -> str:
     metric = evaluation.other_metric
     for arm, config in ((BEST, found.best), (evaluation.control, found.control(evaluation.control))):
         scores = evaluation.arms[arm]
-        spread = f" +- {scores.accuracy_sd:.4f}" if scores.accuracy_sd is not None else ""
-        count = len(scores.seeds)
+        count = format_count(len(scores.seeds), "seed")
         together = (ensembles.best if arm == BEST else ensembles.control) if ensembles else None
         lines.append(
-            f"{arm:<10} test accuracy {scores.accuracy:.4f}{spread} over {count} seed{'s' * (count != 1)}"
+            f"{arm:<10} test accuracy {scores.accuracy:.4f} ({_spread(scores.accuracy_sd)}{count})"
             + (f", {together.accuracy:.4f} as one ensemble" if together else "")
             + f"    {config_name(config)}"
         )
         if metric is not None:
-            deviation = scores.value(metric, "_sd")
             lines.append(
-                f"{'':<10} test {metric.label} {scores.value(metric):.4f}"
-                + (f" +- {deviation:.4f}" if deviation is not None else "")
+                f"{'':<10} test {metric.label} {scores.value(metric):.4f} "
+                f"({_spread(scores.value(metric, '_sd'))}{count})"
                 + (f", {together.value(metric):.4f} as one ensemble" if together else "")
             )
     if probe := evaluation.probe:

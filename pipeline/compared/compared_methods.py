@@ -102,7 +102,7 @@ class Comparison:
             control: name of the control.
         """
         if self.control is None:
-            return f"{control}, with the recipe of params.yaml, which the searches do not vary either"
+            return f"{control}, with the recipe of params.yaml (the searches vary none of it)"
         return f"{control}, its recipe tuned by a search with the same budget ({', '.join(self.recipe)})"
 
 

@@ -18,6 +18,7 @@ from pipeline.config import Values
 from pipeline.console.format import format_level
 from pipeline.score.family import Member, correct_family
 from pipeline.score.metrics.wording import MetricWords
+from pipeline.state.looks import warn_of_look
 from pipeline.workspace import FOLDS, Workspace, part_folder
 
 ATTENTION = "attention"
@@ -307,7 +308,7 @@ def describe_family(found: ComparedResults) -> Iterator[str]:
 
 def warn_of_looks(found: ComparedResults) -> str:
     """Returns a warning if the test images were looked at before; empty at the first look."""
-    return f"This is look {found.look} at these test images, so no error rate holds." if found.look > 1 else ""
+    return warn_of_look(found.look)
 
 
 def seeds_of(member: Member) -> str:

@@ -167,9 +167,12 @@ def comparison_page(params: Params, found: ComparedResults, rows: list[Row], giv
             [(row["method"], row["difference"], row["low"], row["high"]) for row in compared],
             margin=found.words.margin,
             words=found.words,
+            confidence=found.confidence,
         ),
         attention_difference=difference_figure(
-            [(name, each["difference"], each["low"], each["high"]) for name, each in attention], words=ATTENTION_WORDS
+            [(name, each["difference"], each["low"], each["high"]) for name, each in attention],
+            words=ATTENTION_WORDS,
+            confidence=found.confidence,
         )
         if attention
         else None,

@@ -9,6 +9,7 @@ Shape letters: n images, A heads, H x W pixels, h x w patches.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
@@ -23,6 +25,9 @@ from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERM
 
 Floats = NDArray[np.float64]
 
+_FULL = 2.0
+"""Attention of a patch, as a multiple of the map's mean, that has the full colour at least if it is the map's highest.
+"""
 _LEAST = 1.05
 """Smallest width of a column in inches."""
 _HEADS_ABREAST = 6
@@ -41,9 +46,10 @@ def attention_figure(
     """Draws three lines an image: the similarity map of every head, its part above the cut, and the components.
 
     The first column has the image and, below it, the attention: the softmax over patches, averaged over the
-    heads. Deeper orange means more attention. Maps are white at their cut and orange above it; in the second
-    line, everything else is grey. The largest six components have their own colours, all others are grey.
-    Their number is in the corner. More than six heads continue on further lines.
+    heads. Deeper orange means more attention, and no colour the map's mean or less. Maps are white at their cut
+    and orange above it; in the second line, everything else is grey. The largest six components have their own
+    colours, all others are grey. Their number is in the corner. More than six heads continue on further lines. A
+    legend below the pictures says so.
 
     Args:
         images: (n, H, W, C) uint8 with one or three channels.
@@ -82,6 +88,7 @@ def attention_figure(
                 below.set_ylabel("components", fontsize=8)
     for axes in grid.flat:
         axes.set_visible(axes.has_data())
+    _write_legend(figure, threshold, 9, outlined=masks is not None)
     return figure
 
 
@@ -128,7 +135,29 @@ def comparison_figure(
             _draw_components(grid[index][start + 2], shown[index], threshold)
     for index, image in enumerate(images):
         _draw_image(grid[index][0], image, None if masks is None else masks[index])
+    _write_legend(figure, threshold, size, outlined=masks is not None)
     return figure
+
+
+def _write_legend(figure: Figure, threshold: float, size: float, *, outlined: bool) -> None:
+    """Writes below the pictures what their lines, colours and numbers mean.
+
+    Args:
+        figure: the figure.
+        threshold: standard deviations from the mean of a map to its cut.
+        size: size of the titles in points.
+        outlined: whether masks are outlined.
+    """
+    said = (
+        f"{'Outline: the mask. ' * outlined}Attention: the deeper the orange, the more; no colour at the map's mean "
+        f"or below, full colour at its maximum, or at {_FULL:g} times the mean if the maximum is lower. Similarity: "
+        f"orange above the cut (mean {threshold:+.2g} standard deviations), purple below it, white at it. Components: "
+        "patches above the cut that touch, the largest in blue, then yellow, green and so on; the number says how many "
+        "there are."
+    )
+    # In this font, 1.75 characters are about as wide as the titles are high.
+    wrapped = textwrap.fill(said, round(1.75 * 72 * figure.get_figwidth() / size))
+    figure.supxlabel(wrapped, fontsize=0.89 * size, x=0.01, ha="left", linespacing=1.3)
 
 
 def components(similarity: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.int64]:
@@ -237,7 +266,7 @@ def _outline(axes: Axes, mask: NDArray[np.uint8] | None, colour: str) -> None:
 
 
 def _draw_attention(axes: Axes, image: NDArray[np.uint8], shares: Floats, mask: NDArray[np.uint8] | None) -> None:
-    """Draws attention as a tint over a pale grey image.
+    """Draws attention above its mean as a tint over a pale grey image.
 
     Args:
         axes: the axes.
@@ -250,7 +279,9 @@ def _draw_attention(axes: Axes, image: NDArray[np.uint8], shares: Floats, mask: 
     # One colour of varying density keeps the image readable, and is unambiguous with any colour vision.
     tint = np.empty((*shares.shape, 4))
     tint[..., :3] = to_rgb(VERMILION)
-    tint[..., 3] = 0.9 * shares / shares.max()
+    # Attention that is nearly the same everywhere has hardly any colour, which its own range would make vivid.
+    above = shares / shares.mean() - 1
+    tint[..., 3] = 0.9 * np.clip(above / max(float(above.max()), _FULL - 1), 0, 1)
     _show(axes, tint)
     _outline(axes, mask, BLACK)  # the tint is orange itself
 
@@ -282,8 +313,9 @@ def _draw_components(axes: Axes, values: Floats, threshold: float) -> None:
     labels = components(values, threshold)
     colours = ListedColormap(["white", *_PARTS, GREY])
     _show(axes, np.minimum(labels, len(_PARTS) + 1), cmap=colours, vmin=-0.5, vmax=len(_PARTS) + 1.5)
-    plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
-    axes.text(0.97, 0.04, str(labels.max()), transform=axes.transAxes, ha="right", fontsize=8, bbox=plate)
+    # A rim around the digits keeps them readable on any colour; a plate would hide a part of the patch behind it.
+    rim = [withStroke(linewidth=2.5, foreground="white")]
+    axes.text(0.95, 0.05, str(labels.max()), transform=axes.transAxes, ha="right", fontsize=8, path_effects=rim)
 
 
 def _show(axes: Axes, values: NDArray[Any], **style: Any) -> None:

@@ -18,7 +18,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION, WIDTH, new_figure, open_axes
+from pipeline.console.format import format_level
+from pipeline.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SERIES,
+    SKY,
+    STATE_WORDS,
+    VERMILION,
+    WIDTH,
+    new_figure,
+    open_axes,
+)
 from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
@@ -116,10 +130,10 @@ def objective_by_trial(
         style: dict[str, Any] = {"marker": mark.marker, "s": mark.size, "linewidths": 1.4, "zorder": 3}
         style |= {"color": mark.colour} if mark.filled else {"facecolors": "none", "edgecolors": mark.colour}
         if at.any():
-            axes.scatter(places[at], values[at], label=f"{kind} ({chosen.sum()})", **style)
+            axes.scatter(places[at], values[at], label=f"{STATE_WORDS[kind]} ({chosen.sum()})", **style)
         missing = places[chosen & np.isnan(values)]
         if len(missing):
-            label = None if at.any() else f"{kind} ({chosen.sum()})"
+            label = None if at.any() else f"{STATE_WORDS[kind]} ({chosen.sum()})"
             foot = axes.get_xaxis_transform()
             axes.scatter(missing, np.full(len(missing), 0.03), transform=foot, clip_on=False, label=label, **style)
     axes.set(xlabel="trial, in the order of starting", ylabel=objective.label)
@@ -196,6 +210,7 @@ def difference_figure(
     margin: float | None = None,
     title: str = "",
     words: MetricWords = ACCURACY_WORDS,
+    confidence: float | None = None,
 ) -> Figure:
     """Draws differences with their intervals, one a row.
 
@@ -204,6 +219,7 @@ def difference_figure(
         margin: size of the differences that are too small to matter, which are shaded; None for no shading.
         title: heading of the figure; empty for none.
         words: the metric in words.
+        confidence: level of the intervals, which the legend then names; None for none.
     """
     scale = 100 if words.in_points else 1
     figure, axes = _canvas(1.3 + 0.42 * len(rows), title)
@@ -211,11 +227,16 @@ def difference_figure(
         label = f"within {100 * margin:.1f} points" if words.in_points else f"within {words.format_margin(margin)}"
         axes.axvspan(-scale * margin, scale * margin, color=GREEN, alpha=0.12, linewidth=0, label=label)
     axes.axvline(0, color=BLACK, linewidth=1)
+    first = next((place for place, (*_, low, high) in enumerate(rows) if low is not None and high is not None), None)
     for place, (_, difference, low, high) in enumerate(rows):
         if low is None or high is None:
             axes.plot(scale * difference, place, "o", color=BLUE, markerfacecolor="white", markersize=7)
             continue
-        axes.plot([scale * low, scale * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
+        of_intervals = None if confidence is None or place != first else f"{format_level(confidence)} interval"
+        axes.plot(
+            [scale * low, scale * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt",
+            label=of_intervals,
+        )  # fmt: skip
         axes.plot(scale * difference, place, "o", color=BLUE, markersize=7)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     fit_fonts(figure)

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pipeline.console.format import format_duration, format_percent, format_points, format_value_short
-from pipeline.figures import short_names
+from pipeline.figures import STATE_WORDS, short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import MetricWords
@@ -48,11 +48,11 @@ class ReportData:
         data_hash, fingerprint: hash of the prepared set, and fingerprint of the search.
         command: the command that gives the same results.
         versions: version of each library by its name.
-        seconds: time of everything together.
+        seconds: workers' time of search and retraining together.
         remarks: further sentences under the verdict, such as a comparison's note.
         metric: the other metric in words; None for accuracy.
         objective: axis of the search's first objective.
-        difference: figure of the difference and its interval.
+        difference: (caption, figure) of the difference and its interval.
         ensembles: sentences on the rows of ensembles among the arms; None without any.
         probe: sentences on the probe's row among the arms; None without one.
         folds: rows with fold, images, setting, best, control, difference, low and high (None without an
@@ -67,6 +67,7 @@ class ReportData:
         trials_figure, learning_curves, search_curves, confusion, calibration: figures from `figures.curves`;
             `search_curves` shows the first objective.
         search_figures: (caption, figure) from `figures.search`.
+        search_note: a sentence on the figures of the search that were left out; empty without any.
         classes: rows with class, images, best and control (accuracies; None for a class without images), and
             change, low, high and p (None if the class cannot be compared).
         class_figure: (caption, figure) of the changes.
@@ -90,7 +91,7 @@ class ReportData:
     remarks: Sequence[str] = ()
     metric: MetricWords | None = None
     objective: ObjectiveAxis = ACCURACY_AXIS
-    difference: Figure | None = None
+    difference: tuple[str, Figure] | None = None
     ensembles: str | None = None
     probe: str | None = None
     folds: Sequence[Row] = ()
@@ -102,6 +103,7 @@ class ReportData:
     trials_figure: Figure | None = None
     search_figures: Sequence[tuple[str, Figure]] = ()
     learning_curves: Figure | None = None
+    search_note: str = ""
     search_curves: Figure | None = None
     classes: Sequence[Row] | None = None
     class_figure: tuple[str, Figure] | None = None
@@ -147,6 +149,7 @@ def page_environment() -> Environment:
         setting=partial(format_value_short, digits=4),
         duration=format_duration,
         picture=_picture,
+        state=lambda state: STATE_WORDS[state],
         megabytes=_or_absent(lambda value: f"{value:,.0f} MB"),
     )
     return environment

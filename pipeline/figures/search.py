@@ -18,7 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from pipeline.figures import BLUE, GREY, ORANGE, SKY, new_figure, open_axes
+from pipeline.figures import BLUE, GREY, ORANGE, SKY, STATE_WORDS, new_figure, open_axes
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 
 Trial = Mapping[str, Any]
@@ -33,6 +33,7 @@ def parallel_figure(
     *,
     logarithmic: Collection[str] = (),
     objective: ObjectiveAxis = ACCURACY_AXIS,
+    least_span: float = 0.0,
     title: str = "",
 ) -> Figure | None:
     """Draws each trial as a line through its parameters to its value.
@@ -44,6 +45,8 @@ def parallel_figure(
         trials: the trials.
         logarithmic: names of the parameters that are searched, and drawn, on a logarithmic scale.
         objective: axis of the first objective.
+        least_span: least width of the scale of values and colours, in the objective's own unit, so that a
+            difference that means little does not look large.
         title: heading of the figure; empty for none.
 
     Returns:
@@ -59,6 +62,9 @@ def parallel_figure(
     colours = colormaps[_MAP]
     values = [objective.scale * float(trial["value"]) for trial in done]
     low, high = min(values), max(values)
+    best = low if objective.minimize else high
+    wider = max(0.0, (objective.scale * least_span - (high - low)) / 2)
+    low, high = low - wider, high + wider
     span = Normalize(low - objective.scale / 100, high + objective.scale / 100) if low == high else Normalize(low, high)
     for trial in trials:
         places = [scales[name].place(trial["parameters"].get(name)) for name in names]
@@ -68,7 +74,7 @@ def parallel_figure(
         value = objective.scale * float(trial["value"])
         end = 0.5 if low == high else (value - low) / (high - low)
         style: dict[str, Any] = {
-            "linewidth": 3.0 if value == (low if objective.minimize else high) else 1.4,
+            "linewidth": 3.0 if value == best else 1.4,
             "zorder": 2 + end,
         }
         axes.plot(range(len(names) + 1), [*places, end], color=colours(span(value)), **style)
@@ -77,7 +83,7 @@ def parallel_figure(
         for height, text in scales[name].ticks():
             axes.annotate(
                 text, (place, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, zorder=5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.95, "pad": 0.8},
             )  # fmt: skip
     axes.axvline(len(names), color="#444444", linewidth=0.8, zorder=4)
     axes.set_xticks(range(len(names) + 1), [*names, objective.words.replace(" ", "\n", 1)], fontsize=9)
@@ -148,7 +154,7 @@ def slice_figure(
             chosen = [trial for trial in drawn if _is_result(trial) == complete and name in trial["parameters"]]
             at = [scale.position(trial["parameters"][name]) for trial in chosen]
             style: dict[str, Any] = {"color": BLUE} if complete else {"facecolors": "none", "edgecolors": SKY}
-            label = "complete" if complete else "stopped early"
+            label = STATE_WORDS["complete" if complete else "pruned"]
             heights = [objective.scale * float(trial["value"]) for trial in chosen]
             axes.scatter(at, heights, s=30, marker="o" if complete else "v", label=label, **style)
         if scale.words:
@@ -190,7 +196,7 @@ def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
     axes.step([0, *epochs], [len(ended), *reached], where="pre", color=BLUE, linewidth=1.8)
     for rung in sorted(set(stopped)):
         axes.axvline(rung, color=ORANGE, linewidth=1, linestyle="--", zorder=0)
-        said = f"{stopped.count(rung)} stopped\nafter epoch {rung}"
+        said = f"{stopped.count(rung)} stopped early\nafter epoch {rung}"
         axes.annotate(said, (rung, len(ended)), xytext=(4, 0), textcoords="offset points", va="top", fontsize=8)
     axes.set(xlabel="epoch", ylabel="trials that trained it", ylim=(0, 1.15 * len(ended)), xlim=(0, last))
     for axis in (axes.xaxis, axes.yaxis):

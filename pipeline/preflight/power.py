@@ -13,6 +13,7 @@ from pipeline.console.format import format_count, format_level, format_percent
 from pipeline.errors import UserError
 from pipeline.score.forecast import (
     FLAT,
+    LEAST_GAIN,
     LEAST_SEEDS,
     LIMITED,
     REACHED,
@@ -224,13 +225,13 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: 
         words: Metric of the evaluation, in words.
     """
     if _is_unforetold(forecast, words):
-        return f"Expected before this evaluation: {_not_foretold(params, forecast, words)}."
+        return f"Forecast before the test: {_not_foretold(params, forecast, words)}."
     half = forecast.expected_half_width(seeds)
     if math.isinf(half.value):
-        return "Expected before this evaluation: no interval."
+        return "Forecast before the test: no interval."
     return (
-        f"Expected before this evaluation, with {seeds} seeds: an interval of +-{_width(half, words)}"
-        f"{' points' if words.in_points else ''}, and "
+        f"Forecast before the test, with {format_count(seeds, 'seed')}: an interval of "
+        f"\N{PLUS-MINUS SIGN} {_width(half, words)}{' points' if words.in_points else ''}, and "
         f"a chance of {_say(forecast.power(seeds, words.margin))} to show no {words.harm} of more than "
         f"{words.format_margin()} where there is none ({describe_source(forecast)})."
     )
@@ -276,12 +277,21 @@ def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
         return "one test image gives no interval; there must be at least two"
     seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
     least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
-    said = f"with {images}, the half-width is at least {_floor_size(forecast, words)} with any number of seeds"
+    most = max(*SHOWN, seeds)
+    floor, reached = forecast.floor, forecast.floor_up_to(most)
+    if reached > (1 + LEAST_GAIN) * floor:
+        floor = reached
+        limit = (
+            f"up to {most} seeds, since so few images tell the arms apart that half an image is added in each direction"
+        )
+    else:
+        limit = "any number of seeds"
+    said = f"with {images}, the half-width is at least {words.format_size(floor, 2)} with {limit}"
     if least is not None and least > forecast.test_images:
         more = "more images" if forecast.folds > 1 else "split.test_fraction, or more images"
-        return f"{said}; the margin needs some {_round(least):,} test images ({more})"
+        return f"{said}; a power of 80 % needs some {_round(least):,} test images or more, however many seeds ({more})"
     if enough is None:
-        return f"{said}; with {seeds} seeds, the margin stays out of reach for any number of images"
+        return f"{said}; with {seeds} seeds, no number of test images gives a power of 80 %"
     if enough > forecast.test_images:
         return f"{said}; with {seeds} seeds, a power of 80 % needs some {_round(enough):,} test images"
     return f"{said}, which is within the margin"
@@ -307,10 +317,6 @@ def describe_source(forecast: Forecast) -> str:
     )
 
 
-def _floor_size(forecast: Forecast, words: MetricWords) -> str:
-    return f"{100 * forecast.floor:.2g} points" if words.in_points else f"{forecast.floor:.2g}"
-
-
 def _width(half: Expected, words: MetricWords) -> str:
     said = words.format_size(half.value, 2, unit=False)
     if half.low is None or half.high is None:
@@ -323,7 +329,7 @@ def _say(power: Expected) -> str:
     said = format_percent(power.value, 0)
     if power.low is None or power.high is None:
         return said
-    return f"{said}, {100 * power.low:.0f} to {100 * power.high:.0f} %"
+    return f"{said} ({100 * power.low:.0f} to {100 * power.high:.0f} %)"
 
 
 def _round(count: int) -> int:

@@ -184,12 +184,11 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)
     yield f"{name} at {store.shown}"
     for each in listed:
-        accuracy = each.tags.get("sar.test_accuracy")
-        figures = f"test accuracy {accuracy}" if accuracy else "no figures"
+        figures = _describe_accuracy(each.tags)
         if (metric := each.tags.get("sar.metric", ACCURACY.label)) != ACCURACY.label:
             figures += f", {metric} {each.tags.get('sar.test_metric', '?')}"
         if PROCEDURE_TAG in each.tags:
-            figures += " of its procedure, in folds"
+            figures += "; the mean is of its procedure, in folds"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
@@ -204,6 +203,20 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         undone = "" if move.state == DONE else f"  ({move.state}: it took no effect)"
         reason = f"  {move.reason}" if move.reason else ""
         yield f"{move.at[:16].replace('T', ' ')}  {move.action:8} {way}  by {move.by}{reason}{undone}"
+
+
+def _describe_accuracy(tags: Mapping[str, str]) -> str:
+    """Returns the accuracy of a version's network, and the mean over the seeds of its configuration, in words.
+
+    Args:
+        tags: Tags of the version; earlier versions of the pipeline wrote the mean alone.
+    """
+    own, mean = tags.get("sar.own_accuracy"), tags.get("sar.test_accuracy")
+    if not mean:
+        return "no figures"
+    if own is None:
+        return f"test accuracy {mean} (mean over seeds)"
+    return f"test accuracy {own} (mean over seeds {mean})"
 
 
 def _gate_inputs(

@@ -108,6 +108,8 @@ def describe_registry(workspace: Workspace) -> str:
             f"models:/{found.name}/{found.version}; {found.other_words}: `{REPAIR}` makes it the challenger again, "
             f"`sar-search promote --version {found.version}` judges it as it is"
         )
+    if found.status.champion == found.version:
+        return f"models:/{found.name}@champion, version {found.version}: promoted, `sar-search predict` uses it"
     return f"models:/{found.name}@challenger, version {found.version}: promote it with `sar-search promote`"
 
 

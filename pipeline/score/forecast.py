@@ -23,8 +23,14 @@ image.
 In K folds (`pipeline.score.fold_variance`) a seed is K networks of either arm, so var_cs / K replaces var_cs,
 on K times the degrees of freedom.
 
-If one arm alone is expected to be right on fewer than ten images, 1 / M^2 is added to the second term. It is
-the half image in each direction that the verdict's interval then gets.
+If fewer than ten images distinguish the arms, the verdict's interval gets half an image in each direction, which
+adds 1 / M^2 to the second term. Half-width and power are means over both cases, with the probability of either. The
+number of these images is taken as binomial: M images, each with the chance u(R) that the arms differ on it with any
+of R seeds. Disagreements recur on the same images, so u(R) grows more slowly than 1 - (1 - d)^R, where
+d = 2 (var_csi + var_ci) is the chance with one seed. An image's own chance is taken as beta distributed, with mean d
+and the correlation r between two seeds' disagreements on an image, which the search measures too:
+
+    1 - u(R)  =  product over k = 0 .. R - 1 of  ((1 - d)(1 - r) + k r) / ((1 - r) + k r)
 
 The values of the further seeds are used, not the search's own. A candidate was chosen because its own value
 was high, so its mistakes on these images are too few. Validation images stand for test images, and training
@@ -41,6 +47,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -67,6 +74,8 @@ ASSUMED_DISCORDANCE = 0.02
 """Assumed share of images on which two networks of one seed differ; digits gave 1 %."""
 ASSUMED_IMAGE_SHARE = 0.1
 """Assumed share of this discordance that recurs with every seed; digits gave nearly none."""
+ASSUMED_RECURRENCE = 0.2
+"""Assumed correlation between two seeds' disagreements of two networks on an image; digits gave .1."""
 ASSUMED_IMAGES = 287
 """Number of validation images of digits."""
 
@@ -105,6 +114,8 @@ class Components:
         seeds: Number of seeds.
         assumed: Why the components are assumptions and not measurements; None if they were measured.
         binary: Whether scores are 0 or 1.
+        recurrence: Correlation between two seeds' disagreements of two networks on an image, in [0, 1], for binary
+            scores. Earlier versions did not measure it.
     """
 
     config_seed: float
@@ -117,6 +128,7 @@ class Components:
     seeds: int
     assumed: str | None = None
     binary: bool = True
+    recurrence: float = ASSUMED_RECURRENCE
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -184,6 +196,7 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
     config_images = by_image - residuals / seeds
     config_image = max(0.0, float(config_images.sum()) / (images - 1))
     by_seed = interaction(cube.mean(axis=2))  # (C, S)
+    binary = bool(((cube == 0) | (cube == 1)).all())
     found = Components(
         config_seed=float(np.square(by_seed).sum()) / freedom,
         residual=residual,
@@ -193,13 +206,29 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
         images=images,
         configurations=configurations,
         seeds=seeds,
-        binary=bool(((cube == 0) | (cube == 1)).all()),
+        binary=binary,
+        recurrence=_recurrence(cube) if binary else ASSUMED_RECURRENCE,
     )
     if found.residual + found.config_image < _NOTHING:
         do = "are right on the same of" if found.binary else "do the same on"
         why = f"the networks of each seed {do} {images} validation images, whatever configuration"
         return assumed_components(why, configurations=configurations, seeds=seeds)
     return found
+
+
+def _recurrence(cube: Floats) -> float:
+    """Returns the correlation between two seeds' disagreements on an image, pooled over all pairs of configurations.
+
+    Args:
+        cube: Scores 0 or 1 by configuration, seed and image, (C, S, N), of at least two configurations and seeds.
+    """
+    seeds = cube.shape[1]
+    of_pairs = [np.abs(one - other).sum(axis=0) for one, other in combinations(cube, 2)]
+    differing = np.stack(of_pairs)  # seeds with which a pair differs on an image, (pairs, N)
+    once = float(differing.mean()) / seeds
+    twice = float((differing * (differing - 1)).mean()) / (seeds * (seeds - 1))
+    spread = once * (1 - once)
+    return min(1.0, max(0.0, (twice - once**2) / spread)) if spread > _NOTHING else ASSUMED_RECURRENCE
 
 
 def _means(cube: Floats, *axes: int) -> Floats:
@@ -243,7 +272,7 @@ class Forecast:
     folds: int = 1
 
     def standard_error(self, seeds: int, level: float | None = None) -> float:
-        """Returns the root of V, for the difference of the arms."""
+        """Returns the root of V, for the difference of the arms, without the half image that an interval may get."""
         return math.sqrt(sum(self._variance_parts(seeds, level)))
 
     def expected_half_width(self, seeds: int) -> Expected:
@@ -261,11 +290,39 @@ class Forecast:
     @property
     def floor(self) -> float:
         """Half-width that remains with any number of seeds; infinite with too few test images."""
-        if self.test_images < 2 * self.folds:
+        return self._half_of_images(few=False)
+
+    def floor_up_to(self, seeds: int) -> float:
+        """Returns the half-width that test images alone leave with so many seeds; infinite with too few test images.
+
+        It is above `floor` if fewer than ten images may distinguish the arms.
+        """
+        few = self.chance_of_few(seeds)
+        return (1 - few) * self._half_of_images(few=False) + few * self._half_of_images(few=True)
+
+    def chance_of_few(self, seeds: int) -> float:
+        """Returns the probability that fewer than ten images distinguish the arms; 0 if scores are not 0 or 1."""
+        parts = self.components
+        if not parts.binary:
+            return 0.0
+        if self.test_images < FEW_DISCORDANT:
+            return 1.0
+        once, again = min(1.0, 2 * (parts.residual + parts.config_image)), min(parts.recurrence, 1 - _NOTHING)
+        steps = np.arange(seeds) * again
+        alike = np.prod(((1 - once) * (1 - again) + steps) / (1 - again + steps))
+        return float(special.bdtr(FEW_DISCORDANT - 1, self.test_images, 1 - alike))
+
+    def _half_of_images(self, *, few: bool) -> float:
+        """Returns the half-width by var_ci alone.
+
+        Args:
+            few: Whether half an image is added in each direction.
+        """
+        images = self.test_images
+        if images < 2 * self.folds:
             return math.inf
-        return t_quantile(self._quantile, self.test_images - self.folds) * math.sqrt(
-            2 * self.components.config_image / self.test_images
-        )
+        variance = 2 * self.components.config_image / images + few / images**2
+        return t_quantile(self._quantile, images - self.folds) * math.sqrt(variance)
 
     def images_needed(self, margin: float, seeds: int | None = None) -> int | None:
         """Returns the number of test images for a power of 0.8, to half a percent.
@@ -291,7 +348,8 @@ class Forecast:
     def reaches(self, seeds: int, margin: float, level: float | None = None) -> bool:
         """Returns whether (t(.975) + t(.8)) SE <= margin.
 
-        t(.975) stands for the quantile at the confidence, and t is on Satterthwaite's degrees of freedom.
+        t(.975) stands for the quantile at the confidence, and t is on Satterthwaite's degrees of freedom. SE^2 is the
+        mean of V with and without the half image in each direction.
 
         Args:
             seeds: Number of seeds.
@@ -301,6 +359,7 @@ class Forecast:
         if self.test_images < 2 * self.folds or seeds < LEAST_SEEDS:
             return False
         by_seed, by_image = self._variance_parts(seeds, level)
+        by_image += self.chance_of_few(seeds) / self.test_images**2
         freedom = self._satterthwaite(by_seed, by_image, seeds)
         return (t_quantile(self._quantile, freedom) + t_quantile(POWER, freedom)) * math.sqrt(
             by_seed + by_image
@@ -320,7 +379,7 @@ class Forecast:
         return Expected(ends[0], min(ends), max(ends))
 
     def _variance_parts(self, seeds: int, level: float | None) -> tuple[float, float]:
-        """Returns the parts of V that belong to seeds and to images.
+        """Returns the parts of V that belong to seeds and to images, without the half image in each direction.
 
         MS_cs has a chi-square distribution, and the estimates of var_csi and var_ci have standard errors. The
         deviation of the sum from its estimate is the root of the sum of both squares (Graybill and Wang,
@@ -330,10 +389,8 @@ class Forecast:
         parts, images = self.components, self.test_images
         residual = parts.residual / images
         between = max(0.0, parts.config_seed - parts.residual / parts.images)
-        discordance = min(1.0, 2 * (parts.residual + parts.config_image))
-        few = parts.binary and images * (1 - (1 - discordance) ** seeds) < FEW_DISCORDANT
         by_seed = 2 * (between / self.folds + residual) / seeds
-        by_image = 2 * parts.config_image / images + few / images**2
+        by_image = 2 * parts.config_image / images
         if level is None or parts.assumed:
             return by_seed, by_image
         scale = parts.degrees_of_freedom / float(special.chdtri(parts.degrees_of_freedom, level))
@@ -362,9 +419,10 @@ class Forecast:
     def _half_and_power(self, seeds: int, margin: float, level: float | None) -> tuple[float, float]:
         """Computes half-width and power, averaged over the estimate of the variance between seeds.
 
-        This estimate has a chi-square distribution on R - 1 degrees of freedom for R seeds, or K (R - 1) in K
-        folds. The part of the images has enough degrees of freedom to be taken as fixed. The interval is the
-        verdict's: that of the images alone where it is wider.
+        They are also averaged over whether few images distinguish the arms. The variance between seeds has a chi-square
+        distribution on R - 1 degrees of freedom for R seeds, or K (R - 1) in K folds. The part of the images has enough
+        degrees of freedom to be taken as fixed. The interval is the verdict's: that of the images alone where it is
+        wider.
 
         Args:
             seeds: Number of seeds, R.
@@ -378,12 +436,19 @@ class Forecast:
             return math.inf, 0.0
         by_seed, by_image = self._variance_parts(seeds, level)
         found = by_seed * _chi_square_points(self.folds * (seeds - 1))
-        freedom = self._satterthwaite(found, by_image, seeds)
-        half = special.stdtrit(freedom, self._quantile) * np.sqrt(found + by_image)
-        alone = by_image + 2 * self.components.residual / (seeds * self.test_images)
-        half = np.maximum(half, t_quantile(self._quantile, self.test_images - self.folds) * math.sqrt(alone))
+        # What is added to the interval does not move the estimate itself, so it has no part in this error.
         error = max(math.sqrt(by_seed + by_image), _NOTHING)
-        return float(half.mean()), float(special.ndtr((margin - half) / error).mean())
+        few = self.chance_of_few(seeds)
+        mean_half = mean_power = 0.0
+        for chance, added in ((1 - few, 0.0), (few, 1 / self.test_images**2)):
+            of_images = by_image + added
+            freedom = self._satterthwaite(found, of_images, seeds)
+            half = special.stdtrit(freedom, self._quantile) * np.sqrt(found + of_images)
+            alone = of_images + 2 * self.components.residual / (seeds * self.test_images)
+            half = np.maximum(half, t_quantile(self._quantile, self.test_images - self.folds) * math.sqrt(alone))
+            mean_half += chance * float(half.mean())
+            mean_power += chance * float(special.ndtr((margin - half) / error).mean())
+        return mean_half, mean_power
 
 
 @dataclass(frozen=True)

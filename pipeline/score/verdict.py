@@ -4,6 +4,7 @@ Every sentence has the interval that decided it, with its level. An effect that 
 absent. The sentence then gives the difference that would be found with probability 0.8.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.console.format import format_level
@@ -23,7 +24,7 @@ def write_verdict(
     centred: float | None = None,
     log_loss: Comparison | None = None,
     what: str = "the best configuration",
-    against: str = "its control",
+    against: str = "",
     words: MetricWords = ACCURACY_WORDS,
 ) -> list[str]:
     """Writes what the endpoints show, a sentence each, and last what was compared.
@@ -36,7 +37,7 @@ def write_verdict(
         centred: AUROC of a Gaussian in the centre, which does not depend on the image; None without.
         log_loss: Comparison by log loss; None where it is not an endpoint.
         what: The method, in words.
-        against: The control, in words.
+        against: The control, in words; empty if nothing is known of it.
         words: Name, unit and direction of the metric.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
@@ -45,7 +46,8 @@ def write_verdict(
         sentences.append(_attention_sentence(by_name[ATTENTION], attention, centred))
     elif log_loss is not None:
         sentences.append(_log_loss_sentence(by_name[LOG_LOSS], log_loss, words))
-    return [*sentences, f"{what[0].upper()}{what[1:]} against {against}: {_describe_basis(metric)}."]
+    control = f"its control ({against})" if against else "its control"
+    return [*sentences, f"{what[0].upper()}{what[1:]} is compared with {control}: {_describe_basis(metric)}."]
 
 
 def _metric_sentences(
@@ -89,9 +91,11 @@ def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: floa
         attention: Comparison by AUROC.
         centred: AUROC of a Gaussian in the centre; None without.
     """
-    means = f"AUROC {_share(attention.best_mean)} against {_share(attention.control_mean)}"
+    best, control = attention.best_mean, attention.control_mean
+    fine = _digits_that_add_up(best, control, 2)
+    means = f"AUROC {_share(best, fine)} against {_share(control, fine)}"
     beside = "" if centred is None else f"; a Gaussian in the centre: {_share(centred)}"
-    change = _share(endpoint.difference, signed=True)
+    change = _share(endpoint.difference, fine, signed=True)
     if endpoint.low is None or endpoint.high is None:
         return f"Attention: {means} ({change}, without an interval{beside}), and nothing is shown."
     digits = 2 if min(abs(endpoint.low), abs(endpoint.high)) >= 0.005 else 3
@@ -115,12 +119,13 @@ def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWo
         log_loss: Comparison by log loss.
         words: Name of the metric, which is tested first.
     """
-    means = f"{log_loss.best_mean:.3f} against {log_loss.control_mean:.3f}"
+    best, control = log_loss.best_mean, log_loss.control_mean
+    fine = _digits_that_add_up(best, control, 3)
+    means = f"{best:.{fine}f} against {control:.{fine}f}"
     if endpoint.low is None or endpoint.high is None:
         return f"Log loss: {means}, without an interval."
-    found = (
-        f"{means} ({endpoint.difference + 0.0:+.3f}, {_level(endpoint)} {endpoint.low:+.3f} to {endpoint.high:+.3f})"
-    )
+    change = f"{endpoint.difference + 0.0:+.{fine}f}"
+    found = f"{means} ({change}, {_level(endpoint)} {endpoint.low:+.3f} to {endpoint.high:+.3f})"
     if not endpoint.tested:
         return f"Log loss is not tested, since a {words.harm} of {words.label} is not ruled out: {found}."
     if endpoint.shown:
@@ -130,6 +135,20 @@ def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWo
     return (
         f"Log loss is not shown to be lower: {found}, where a difference of {endpoint.detectable:.3f} {FOUR_OF_FIVE}."
     )
+
+
+def _digits_that_add_up(best: float, control: float, least: int) -> int:
+    """Returns the fewest decimals, up to two more than `least`, with which the difference is that of the rounded means.
+
+    Args:
+        best: Mean of the best arm.
+        control: Mean of the control.
+        least: Fewest decimals.
+    """
+    for digits in range(least, least + 3):
+        if math.isclose(round(best, digits) - round(control, digits), round(best - control, digits), abs_tol=1e-9):
+            return digits
+    return least
 
 
 def _describe_basis(metric: Comparison) -> str:

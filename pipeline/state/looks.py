@@ -82,7 +82,13 @@ def warn_of_look(number: int) -> str:
     Args:
         number: Number of the look, from 1.
     """
-    return "" if number < 2 else f"Look {number} at these test images: no error rate holds."
+    if number < 2:
+        return ""
+    return (
+        f"Look {number}: other networks were tested on these images before. The more often that happens, the likelier "
+        "is a chance result, so the levels given here are too favourable. New test images give a first look; several "
+        "methods are tested in one look by `sar-search compare --run` (docs/trust.md)."
+    )
 
 
 def describe_look(number: int) -> str:

@@ -90,7 +90,7 @@ def test_each_search_is_compared_with_its_control_and_corrected_for_their_number
     assert rows["aaaaaaaa"].rstrip().endswith("raised")
     assert "not enough data (finds " in rows["cccccccc"]
     assert any(
-        "the same 400 test images; the latest of these evaluations was look 3 at them, so no error rate" in line
+        "the same 400 test images; the latest of these evaluations was look 3 at them, so a chance result" in line
         for line in lines
     )
     assert any("family of 3 comparisons: p corrected by Holm" in line for line in lines)

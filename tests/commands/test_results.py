@@ -46,7 +46,9 @@ def describe(root: Path, **evaluation: Any) -> list[str]:
 
 def test_ensembles_stand_beside_the_single_networks(tmp_path: Path) -> None:
     lines = describe(tmp_path, look=1, ensembles=ENSEMBLES)
-    assert lines[2].startswith("best       test accuracy 0.9738 +- 0.0061 over 3 seeds, 0.9805 as one ensemble")
+    assert lines[2].startswith(
+        "best       test accuracy 0.9738 (standard deviation 0.0061 over 3 seeds), 0.9805 as one ensemble"
+    )
     assert ", 0.9777 as one ensemble" in lines[3]
     assert lines[5].startswith(
         "These two ensembles (each the mean of its seeds' probabilities) differ by +0.3 points (95 % "
@@ -73,7 +75,9 @@ def test_another_metric_stands_under_accuracy(tmp_path: Path) -> None:
         tmp_path, look=1, metric=words, arms={"best": arm, "baseline": arm}, ensembles=ensembles | {"metric": words}
     )
     assert lines[2].startswith("best       test accuracy 0.9738")
-    assert lines[3] == "           test macro-F1 0.8100 +- 0.0120, 0.8300 as one ensemble"
+    assert lines[3] == (
+        "           test macro-F1 0.8100 (standard deviation 0.0120 over 3 seeds), 0.8300 as one ensemble"
+    )
     assert lines[5].endswith("0.8000 as one ensemble")
 
 

@@ -43,9 +43,7 @@ def test_where_no_space_varies_the_recipe_the_control_is_the_recipe_with_every_m
     assert found.control is None
     assert found.off == {"regularizer.spatial_entropy.weight": 0.0, "regularizer.total_variation.weight": 0.0}
     assert not any(search.written for search in found.searches)
-    assert (
-        found.against("baseline") == "baseline, with the recipe of params.yaml, which the searches do not vary either"
-    )
+    assert found.against("baseline") == "baseline, with the recipe of params.yaml (the searches vary none of it)"
 
 
 @pytest.mark.parametrize("name", ["sp_vit", "spvit", "SP-ViT"])

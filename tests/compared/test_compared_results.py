@@ -103,7 +103,7 @@ def test_without_masks_nothing_is_said_of_attention_and_no_method_is_made_to_hel
     assert found.size == 2
     assert "No method is shown to raise accuracy." in answer
     assert "AUROC" not in answer + " ".join(describe_family(found))
-    assert "look 2" in warn_of_looks(found)
+    assert "Look 2: " in warn_of_looks(found)
 
 
 def test_the_probe_is_a_row_outside_of_the_family_and_the_control_is_told_beside_it(tmp_path: Path) -> None:

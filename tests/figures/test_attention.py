@@ -133,7 +133,26 @@ def test_overlay_is_the_softmax_averaged_over_heads() -> None:
     attention = (weight / weight.sum(axis=(1, 2), keepdims=True)).mean(axis=0)
     tint = np.asarray(axes.images[1].get_array())
     np.testing.assert_allclose(tint[0, 0, :3], to_rgb(VERMILION))
-    np.testing.assert_allclose(tint[..., 3] / tint[..., 3].max(), attention / attention.max())
+    above = np.maximum(attention / attention.mean() - 1, 0)
+    np.testing.assert_allclose(tint[..., 3], 0.9 * above / max(above.max(), 1), atol=1e-12)
+
+
+@pytest.mark.parametrize(("spread", "deepest"), [(0.0, 0.0), (0.02, 0.05), (5.0, 0.9)])
+def test_attention_that_is_nearly_uniform_has_hardly_any_colour(spread: float, deepest: float) -> None:
+    images, maps, _ = sample(images=1, heads=1)
+    figure = comparison_figure(images, {"best": spread * (maps - maps.mean()) / maps.std()})
+    tint = np.asarray(titled(figure, "best\nattention").images[1].get_array())
+    assert tint[..., 3].max() == pytest.approx(deepest, abs=0.05)
+
+
+def test_a_legend_says_what_lines_colours_and_numbers_mean() -> None:
+    images, maps, masks = sample()
+    for figure in (attention_figure(images, maps, masks=masks, threshold=0.25), comparison_figure(images, {"a": maps})):
+        said = " ".join(figure.get_supxlabel().split())
+        assert said.startswith("Outline: the mask. ") == ("mean +0.25 standard deviations" in said)
+        assert "deeper the orange, the more" in said
+        assert "the number says how many there are" in said
+        assert figure.get_tightbbox().x1 <= figure.get_figwidth() + 0.05
 
 
 def test_mask_is_outlined_only_where_it_has_an_edge() -> None:

@@ -66,10 +66,10 @@ def test_trials_are_marked_by_state_and_the_line_follows_completed_ones() -> Non
     line = axes.lines[0]
     np.testing.assert_allclose(np.asarray(line.get_xdata()), [2, 3, 4, 5, 6, 7])
     np.testing.assert_allclose(np.asarray(line.get_ydata()), [90, 90, 90, 93, 93, 93])
-    assert labels(axes) == ["best so far", "complete (3)", "pruned (1)", "failed (2)", "control (1)"]
+    assert labels(axes) == ["best so far", "in full (3)", "stopped early (1)", "failed (2)", "control (1)"]
     marks = {str(drawn.get_label()).split()[0]: drawn for drawn in axes.collections}
     places = {state: np.asarray(drawn.get_offsets())[:, 0].tolist() for state, drawn in marks.items()}
-    assert places == {"complete": [2, 5, 6], "pruned": [3], "failed": [4, 7], "control": [1]}
+    assert places == {"in": [2, 5, 6], "stopped": [3], "failed": [4, 7], "control": [1]}
     assert len({tuple(np.ravel(drawn.get_edgecolor())[:3]) for drawn in marks.values()}) == 4
     shapes = {np.asarray(drawn.get_paths()[0].vertices).tobytes() for drawn in marks.values()}
     assert len(shapes) == 4
@@ -121,6 +121,8 @@ def test_differences_are_drawn_in_points_with_their_intervals() -> None:
     assert axes.lines[3].get_markerfacecolor() == "white"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["SAR", "paper"]
     assert labels(axes) == ["within 1.0 points"]
+    levelled = difference_figure([rows[1], rows[0], rows[0]], margin=0.01, confidence=0.975)
+    assert labels(only_axes(levelled)) == ["within 1.0 points", "97.5 % interval"]
     shade = axes.patches[0].get_window_extent().transformed(axes.transData.inverted())
     assert (shade.x0, shade.x1) == pytest.approx((-1, 1))
 

@@ -89,7 +89,7 @@ def test_without_a_font_all_classes_are_numbered_and_it_is_said(names: list[str]
         {"class": name, "change": change, "low": None, "high": None}
         for name, change in zip(names, (None, 0.1), strict=True)
     ]
-    found = class_figure(rows)
+    found = class_figure(rows, 0.95)
     assert found is not None
     assert ticks(found[1]) == ["2"]
     assert found[0].endswith("Classes by their number in the table.")

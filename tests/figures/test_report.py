@@ -106,7 +106,10 @@ def full_report() -> ReportData:
         look=3,
         trials=trials,
         remarks=("A paired t-test over seeds gives p = 0.03.",),
-        difference=difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
+        difference=(
+            "Difference with its 95 % interval.",
+            difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
+        ),
         attention=[
             {"row": row, "jaccard_best": value, "jaccard_fixed": value - 0.03, "auroc": 0.7, "average_precision": 0.6}
             | {"pointing_game": value + 0.2, "energy": 0.321}
@@ -293,8 +296,8 @@ def test_ensembles_are_rows_beside_the_arms_with_a_sentence() -> None:
 
 def test_a_further_look_is_said_with_what_it_costs() -> None:
     text = " ".join(Page(render_report(bare_report(look=2))).text["result"].split())
-    assert "This is look 2 at these test images: choosing between looks" in text
-    assert "so no error rate holds." in text
+    assert "This is look 2 at these test images. Whoever looks several times" in text
+    assert "finds differences that are none more often than the levels say." in text
 
 
 def test_a_row_without_one_of_its_keys_is_an_error_that_names_it() -> None:

@@ -30,6 +30,17 @@ def drawn(figure: Figure | None) -> Figure:
     return figure
 
 
+def test_values_that_hardly_differ_span_a_part_of_the_scale_of_colours_alone() -> None:
+    trials = [{"state": "complete", "value": 0.9 + n / 100, "epochs": 8, "parameters": {"weight": n}} for n in range(3)]
+    plain, wide = (parallel_figure(trials, least_span=span) for span in (0.01, 0.08))
+    for figure, ends in ((plain, [0, 0.5, 1]), (wide, [0.375, 0.5, 0.625])):
+        lines = [np.asarray(line.get_ydata(), dtype=float) for line in drawn(figure).axes[0].lines[:3]]
+        np.testing.assert_allclose([line[-1] for line in lines], ends, atol=1e-9)
+    assert wide is not None
+    np.testing.assert_allclose(wide.axes[1].get_ylim(), [87, 95])
+    assert wide.axes[0].lines[2].get_linewidth() == 3.0
+
+
 def test_parallel_coordinates_end_at_the_accuracy_of_completed_trials_alone() -> None:
     axes = drawn(parallel_figure(TRIALS, logarithmic=["weight"])).axes[0]
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if len(np.asarray(line.get_ydata())) > 2 or line.get_linestyle() == "--"]  # fmt: skip
@@ -69,7 +80,10 @@ def test_survival_falls_where_trials_were_stopped_and_leaves_out_failed_ones() -
     line = axes.lines[0]
     np.testing.assert_allclose(np.asarray(line.get_xdata()), range(9))
     np.testing.assert_allclose(np.asarray(line.get_ydata()), [4, 4, 4, 3, 3, 2, 2, 2, 2])
-    assert [text.get_text() for text in axes.texts] == ["1 stopped\nafter epoch 2", "1 stopped\nafter epoch 4"]
+    assert [text.get_text() for text in axes.texts] == [
+        "1 stopped early\nafter epoch 2",
+        "1 stopped early\nafter epoch 4",
+    ]
 
 
 def test_where_there_is_nothing_to_draw_there_is_no_figure() -> None:

@@ -1,5 +1,6 @@
 """Claims about the forecast in words, about what `auto` comes to within a budget, and about what it refuses."""
 
+import itertools
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -52,6 +53,16 @@ def table(params: Params, measured: SearchForecast | None, images: int, **about:
     )
 
 
+def below_the_table(lines: list[str]) -> str:
+    """The sentences under the rows, joined again."""
+    rows = max(place for place, line in enumerate(lines) if line[10:15].strip().isdigit())
+    return " ".join(line.strip() for line in lines[rows + 1 :])
+
+
+def floor(params: Params, measured: SearchForecast | None, images: int) -> str:
+    return below_the_table(table(params, measured, images))
+
+
 def test_table_before_anything_ran_says_what_it_assumes() -> None:
     lines = table(Params(), None, 359)
     assert lines == [
@@ -59,8 +70,8 @@ def test_table_before_anything_ran_says_what_it_assumes() -> None:
         "images;",
         "          assumed, since no configuration has been confirmed yet",
         "          seeds  half-width, points      power",
-        "              2  3.95                    19 %",
-        "              3  1.61                    28 %",
+        "              2  3.82                    19 %",
+        "              3  1.60                    28 %",
         "              5  1.01                    50 %  <- retrain.seeds",
         "              8  0.79                    70 %",
         "             10  0.73                    78 %",
@@ -89,7 +100,7 @@ def test_measured_figures_have_their_ranges_and_the_number_asked_for_a_row() -> 
     assert power.high is not None
     assert row == (
         f"              7  {100 * half.value:.2f} ({100 * half.low:.2f} to {100 * half.high:.2f})     "
-        f"{100 * power.value:.0f} %, {100 * power.low:.0f} to {100 * power.high:.0f} %  <- retrain.seeds"
+        f"{100 * power.value:.0f} % ({100 * power.low:.0f} to {100 * power.high:.0f} %)  <- retrain.seeds"
     )
     assert [line.split()[0] for line in lines[3:10]] == ["2", "3", "5", "7", "8", "10", "20"]
 
@@ -105,27 +116,40 @@ def test_one_seed_and_one_image_have_no_interval() -> None:
 
 def test_floor_says_what_would_lower_it() -> None:
     few = replace(MEASURED, config_image=0.02)
-    assert table(given(), few, 359)[-1] == (
-        "          with 359 test images, the half-width is at least 2.1 points with any number of seeds; the margin needs "
-        "some 3,200 test images (split.test_fraction, or more images)"
+    assert floor(given(), few, 359) == (
+        "with 359 test images, the half-width is at least 2.08 points with any number of seeds; a power of 80 % needs "
+        "some 3,200 test images or more, however many seeds (split.test_fraction, or more images)"
     )
     wild = replace(MEASURED, config_seed=4e-3)
-    assert table(given(), wild, 10_000)[-1].endswith(
-        "; with 5 seeds, the margin stays out of reach for any number of images"
-    )
-    assert table(given(evaluate__margin=0.05), MEASURED, 10_000)[-1].endswith(
+    assert floor(given(), wild, 10_000).endswith("; with 5 seeds, no number of test images gives a power of 80 %")
+    assert floor(given(evaluate__margin=0.05), MEASURED, 10_000).endswith(
         "with any number of seeds, which is within the margin"
     )
+
+
+@pytest.mark.parametrize("images", [17, 60])
+def test_floor_of_few_images_is_near_the_last_row_and_says_why(images: int) -> None:
+    """What endlessly many seeds would leave is far below any number of seeds that anybody takes."""
+    said = floor(given(), None, images)
+    last = float(table(given(), None, images)[8].split()[1])
+    least = float(said.split("at least ")[1].split()[0])
+    assert 0.9 * last < least < last
+    assert "with up to 20 seeds, since so few images tell the arms apart that half an image is added" in said
+
+
+def test_no_seed_makes_the_expected_interval_jump() -> None:
+    """However many images are expected to tell the arms apart: from the rows of seven images up to those of many."""
+    for images in (7, 17, 60, 100, 150, 359):
+        halves = [make_forecast(given(), None, images).half_width(seeds) for seeds in range(5, 60)]
+        assert all(0.8 * before < after < before for before, after in itertools.pairwise(halves))
 
 
 def test_masks_add_what_the_half_of_alpha_leaves() -> None:
     params = given()
     strict = make_forecast(given(evaluate__confidence=0.975), MEASURED, 359).power(5, 0.01)
-    last = table(params, MEASURED, 359, masks=True)[-1]
-    assert last.startswith(
-        "          where attention is not shown to be better, accuracy is decided at 97.5 %: with 5 seeds"
-    )
-    assert f" {100 * strict.value:.0f} %, " in last
+    last = below_the_table(table(params, MEASURED, 359, masks=True))
+    assert "where attention is not shown to be better, accuracy is decided at 97.5 %: with 5 seeds" in last
+    assert f" with 5 seeds {100 * strict.value:.0f} % (" in last
 
 
 @pytest.mark.parametrize(
@@ -149,10 +173,10 @@ def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: 
     plan, why = plan_seeds(params, make_forecast(params, MEASURED, images), chosen_metric(params).words, cost)
     assert said in why
     assert why.startswith(f"{plan.seeds} seeds each, ")
-    last = describe_power(
+    lines = describe_power(
         params, make_forecast(params, MEASURED, images), chosen_metric(params).words, masks=False, cost=cost
-    )[-1]
-    assert last == f"          retrain.seeds: auto, by the current forecast: {why}"
+    )
+    assert below_the_table(lines).endswith(f" retrain.seeds: auto, by the current forecast: {why}")
 
 
 def test_runs_cost_what_the_search_took_for_an_epoch_on_more_images() -> None:
@@ -194,7 +218,7 @@ def test_seeds_within_the_budget_are_what_the_search_has_left(
 
 def test_expectation_is_a_sentence() -> None:
     said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5, ACCURACY_WORDS)
-    assert said.startswith("Expected before this evaluation, with 5 seeds: an interval of +-")
+    assert said.startswith("Forecast before the test, with 5 seeds: an interval of \N{PLUS-MINUS SIGN} ")
     assert said.endswith("(by 5 configurations with 2 further seeds each, on 287 validation images of the search).")
     none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1, ACCURACY_WORDS)
-    assert none == "Expected before this evaluation: no interval."
+    assert none == "Forecast before the test: no interval."

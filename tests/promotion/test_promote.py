@@ -150,10 +150,10 @@ def test_challenger_and_champion_are_a_look_and_the_challenger_after_its_evaluat
     place.register(wrong=range(40, 42), file=False)
     assert place.evaluated(2) == 2
     lines = place.promote(dry_run=True)
-    assert lines[1] == "Look 3 at these test images: no error rate holds."
+    assert lines[1].startswith("Look 3: other networks were tested on these images before")
     assert place.looks[2:] == [(3, sorted(place.hashes(1, 2)))]
     lines = place.promote()
-    assert lines[1].startswith("Look 3 ")
+    assert lines[1].startswith("Look 3: ")
     assert len(place.looks) == 3
     assert json.loads(versions(place.store, place.name)[1].tags["sar.promoted.gate"])["look"] == 3
     last = (place.workspace.state / "promotions.jsonl").read_text().splitlines()[-1]
@@ -192,7 +192,7 @@ def test_an_undecided_first_model_is_accepted_with_the_loss_that_is_not_ruled_ou
     place.set()
     for lines in (place.promote(dry_run=True), place.promote()):
         said = "\n".join(lines)
-        assert "\nLook 2 at these test images: no error rate holds.\n" in said
+        assert "\nLook 2: other networks were tested on these images before" in said
         assert "\nundecided, accepted control: +0.0 points against baseline (95 % interval -1.7 to +1.5 points" in said
         assert "A loss of up to 1.7 points is not ruled out, and is accepted since there is no champion" in said
         assert "enough to decide would be (if both are equally good) about" in said
@@ -293,7 +293,9 @@ def test_a_rollback_puts_the_champion_before_back_and_models_tells_it_all(place:
     place.promote(reason="second")
     assert list(restore_champion(place.workspace, "slow")) == [f"models:/{place.name}@champion is version 1 now, before it version 2"]  # fmt: skip
     said = "\n".join(describe_models(place.workspace))
-    assert "test accuracy 0.9000  commit cccccccc, data dddddddd  @champion\n" in said
+    assert "test accuracy 0.9000 (mean over seeds)  commit cccccccc, data dddddddd  @champion\n" in said
+    place.register(wrong=range(40, 45), **{"sar.own_accuracy": "0.9111"})
+    assert "test accuracy 0.9111 (mean over seeds 0.9000)" in "\n".join(describe_models(place.workspace))
     assert "@challenger" in said
     assert "promote  none -> 1  by" in said
     assert "rollback 2 -> 1  by" in said

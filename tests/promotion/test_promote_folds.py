@@ -44,7 +44,9 @@ def test_version_that_has_seen_every_image_is_judged_out_of_fold_and_says_so(pla
     lines = place.promote()
     assert "passed     accuracy: 95.0 % on 400 images out of fold, by the networks of 5 folds that its procedure made (it has seen them all)" in "\n".join(lines)  # fmt: skip
     assert json.loads(versions(place.store, place.name)[0].tags["sar.promoted.gate"])["accuracy_value"] == 0.95
-    assert "test accuracy 0.9000 of its procedure, in folds" in "\n".join(describe_models(place.workspace))
+    assert "test accuracy 0.9000 (mean over seeds); the mean is of its procedure, in folds" in "\n".join(
+        describe_models(place.workspace)
+    )
 
 
 def test_two_procedures_are_compared_out_of_fold_image_by_image(place: Place) -> None:

@@ -34,6 +34,7 @@ def test_where_store_and_results_agree_nothing_is_to_mend(place: Place) -> None:
     assert advice(place.workspace) == ""
     assert describe_registry(place.workspace).endswith("@challenger, version 1: promote it with `sar-search promote`")
     assert place.promote()[-1].endswith("is version 1 now, the first")
+    assert describe_registry(place.workspace).endswith("@champion, version 1: promoted, `sar-search predict` uses it")
 
 
 def test_an_alias_that_another_has_moved_is_moved_back_only_in_ones_own_database(place: Place, tmp_path: Path) -> None:

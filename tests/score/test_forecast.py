@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipeline.score.comparison import FEW_DISCORDANT, compare_arms
 from pipeline.score.forecast import (
     ASSUMED_CONFIG_SEED,
     ASSUMED_DISCORDANCE,
+    ASSUMED_RECURRENCE,
     FLAT,
     LEAST_GAIN,
     LIMITED,
@@ -256,16 +258,69 @@ def test_images_needed_by_so_many_seeds_have_the_power_and_fewer_have_not() -> N
     assert Forecast(replace(FOUND, config_image=0.0), 359).images_needed(0.01) == 2
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 4, 8])
-def test_few_images_that_tell_the_arms_apart_widen_the_interval(seeds: int) -> None:
-    """By half an image each way, where fewer than ten are to be expected on which a seed's two networks differ."""
-    parts = replace(FOUND, config_seed=1e-5, residual=0.0045, config_image=0.0005)  # on one image in a hundred
-    few, many = (Forecast(parts, images) for images in (300, 3000))
-    plain = [2 * (1e-5 - 0.0045 / 287 if 1e-5 > 0.0045 / 287 else 0.0) / seeds] * 2
-    plain = [each + 2 * 0.0045 / n / seeds + 2 * 0.0005 / n for each, n in zip(plain, (300, 3000), strict=True)]
-    expected = 300 * (1 - 0.99**seeds)
-    assert few.standard_error(seeds) == pytest.approx(math.sqrt(plain[0] + (expected < 10) / 300**2))
-    assert many.standard_error(seeds) == pytest.approx(math.sqrt(plain[1]))
+def differing(rng: np.random.Generator, parts: Components, seeds: int, images: int) -> NDArray[np.float64]:
+    """D of right and wrong, (S, N): an image's chance that the arms differ on it with a seed is its own, and so is the
+    chance that it is the best arm that is right.
+    """
+    once, spread = 2 * (parts.residual + parts.config_image), 1 / parts.recurrence - 1
+    chance = rng.beta(once * spread, (1 - once) * spread, images)
+    # The mean of D on an image has the variance 2 var_ci.
+    squares = once * (once + parts.recurrence * (1 - once))
+    tilt = math.sqrt(2 * parts.config_image / squares) * rng.choice((-1.0, 1.0), images)
+    sign = np.where(rng.random((seeds, images)) < (1 + tilt) / 2, 1.0, -1.0)
+    return np.asarray(sign * (rng.random((seeds, images)) < chance))
+
+
+@pytest.mark.parametrize(("images", "seeds"), [(17, 20), (60, 3), (60, 8), (60, 10), (60, 20), (150, 5), (150, 20)])
+def test_forecast_is_that_of_networks_which_few_images_tell_apart(images: int, seeds: int) -> None:
+    """Against the verdict's own comparison, with images on which disagreements recur."""
+    parts = replace(FOUND, config_seed=0.0, residual=0.0092, config_image=0.0008, recurrence=0.2)
+    forecast, margin, rng = Forecast(parts, images), 0.02, np.random.default_rng(images + seeds)
+    halves, shown, few = [], [], []
+    for _ in range(500):
+        difference = differing(rng, parts, seeds, images)
+        best, control = difference > 0, difference < 0
+        compared = compare_arms(best, control)
+        few.append(np.count_nonzero(difference.any(axis=0)) < FEW_DISCORDANT)
+        if compared.low is not None and compared.high is not None:
+            halves.append((compared.high - compared.low) / 2)
+            shown.append(compared.low > -margin)
+    assert forecast.chance_of_few(seeds) == pytest.approx(np.mean(few), abs=0.07)
+    assert forecast.half_width(seeds) == pytest.approx(np.mean(halves), rel=0.12)
+    assert forecast.power(seeds, margin).value == pytest.approx(np.mean(shown), abs=0.1)
+
+
+def test_chance_of_few_is_a_sum_over_counts_of_images() -> None:
+    """For right and wrong; other scores get no half image, and under ten images are always few."""
+    parts = replace(FOUND, residual=0.0045, config_image=0.0005, recurrence=0.3)  # differ on one image in a hundred
+    before = 0.0
+    for seeds in (20, 5, 2, 1):
+        shape = (0.01 * 0.7 / 0.3, 0.99 * 0.7 / 0.3)
+        reached = 1 - stats.betabinom.pmf(0, seeds, *shape)
+        expected = sum(math.comb(359, k) * reached**k * (1 - reached) ** (359 - k) for k in range(10))
+        assert Forecast(parts, 359).chance_of_few(seeds) == pytest.approx(expected)
+        assert expected > before
+        before = expected
+    assert Forecast(replace(parts, binary=False), 359).chance_of_few(5) == 0.0
+    assert Forecast(parts, 9).chance_of_few(100) == 1.0
+    for recurrence, reached in ((0.0, 1 - 0.99**20), (1.0, 0.01)):
+        found = Forecast(replace(parts, recurrence=recurrence), 359).chance_of_few(20)
+        assert found == pytest.approx(stats.binom.cdf(9, 359, reached), abs=1e-6)
+
+
+def test_recurrence_is_the_correlation_of_two_seeds_over_pairs_and_images() -> None:
+    rng = np.random.default_rng(5)
+    cube = drawn(rng, 4, 3, 60)
+    once, twice = [], []
+    for one, other in itertools.combinations(range(4), 2):
+        for image in range(60):
+            differ = [bool(cube[one, seed, image] != cube[other, seed, image]) for seed in range(3)]
+            once += differ
+            twice += [first and second for first, second in itertools.combinations(differ, 2)]
+    share = np.mean(once)
+    expected = (np.mean(twice) - share**2) / (share * (1 - share))
+    assert estimate_components(tables(cube)).recurrence == pytest.approx(expected)
+    assert estimate_components(tables(cube.astype(float) / 2)).recurrence == ASSUMED_RECURRENCE  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("seeds", "images"), [(1, 359), (0, 359), (5, 1), (5, 0)])

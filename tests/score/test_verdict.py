@@ -39,7 +39,7 @@ def test_what_is_shown_can_be_repeated() -> None:
         "Accuracy: no loss of more than 1 point (-0.1, 95 % interval -0.6 to +0.4).",
         "Attention finds the object better: AUROC .90 against .62 (+.28, 97.5 % interval +.20 to +.36; a Gaussian in "
         "the centre: .77).",
-        "SAR against baseline, with the recipe of params.yaml: 5 seeds each on 360 test images.",
+        "SAR is compared with its control (baseline, with the recipe of params.yaml): 5 seeds each on 360 test images.",
     ]
 
 
@@ -110,7 +110,7 @@ def test_one_seed_has_no_interval_and_shows_nothing() -> None:
         "Accuracy: +0.1 points; with one seed in an arm there is no interval, and nothing is shown.",
         "Attention: AUROC .80 against .60 (+.20, without an interval; a Gaussian in the centre: .77), and nothing is "
         "shown.",
-        "SAR against baseline, with the recipe of params.yaml: 1 seed each on 360 test images.",
+        "SAR is compared with its control (baseline, with the recipe of params.yaml): 1 seed each on 360 test images.",
     ]
     assert say(alone, log_loss=comparison(-0.01, None, control=0.1))[1] == (
         "Log loss: 0.090 against 0.100, without an interval."
@@ -121,6 +121,13 @@ def test_seeds_that_are_not_shared_are_named() -> None:
     for seeds, words in (((5, 3), "5 seeds against 3"), ((5, 5), "5 seeds each")):
         last = say(comparison(0.0, 0.001, seeds=seeds, layout="independent"), BETTER)[-1]
         assert last.endswith(f": {words}, which are not the same and are compared as independent, on 360 test images.")
+
+
+def test_means_and_their_difference_add_up_as_printed() -> None:
+    found = say(comparison(0.0, 0.001), comparison(0.2668, 0.02, control=0.6472))[1]
+    assert "AUROC .914 against .647 (+.267, " in found
+    found = say(comparison(0.0, 0.001), log_loss=comparison(-0.00958, 0.002, control=0.09836))[1]
+    assert found.startswith("Log loss is lower: 0.0888 against 0.0984 (-0.0096, ")
 
 
 def test_an_end_close_to_0_stays_on_its_side() -> None:
@@ -137,7 +144,7 @@ def test_margins_are_named_as_they_are() -> None:
 def test_verdict_of_folds_is_of_the_procedure() -> None:
     found = replace(comparison(-0.001, 0.0022), folds=5)
     assert say(found, BETTER)[-1] == (
-        "SAR against baseline, with the recipe of params.yaml: searching and training on 4/5 of these 360 images, 5 "
+        "SAR is compared with its control (baseline, with the recipe of params.yaml): searching and training on 4/5 of these 360 images, 5 "
         "times over, 5 seeds each on the images left out. This is of the procedure, by these 5 searches, and not of one "
         "configuration or network."
     )

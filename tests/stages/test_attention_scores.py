@@ -181,9 +181,12 @@ def test_endpoints_are_of_tables_in_the_order_of_the_seeds() -> None:
     assert attention["shown"]
     assert [attention["low"], attention["high"]] == pytest.approx([alone.low, alone.high])
     assert accuracy["name"] == "accuracy_not_worse"
-    assert f"Attention finds the object better: AUROC .{100 * tables[0].mean():.0f} against" in summary["verdict"]
+    assert (
+        f"Attention finds the object better: AUROC {tables[0].mean():.3f} against".replace(" 0.", " .")
+        in summary["verdict"]
+    )
     assert f"a Gaussian in the centre: .{100 * summary['baselines']['centre']['auroc']:.0f}" in summary["verdict"]
-    assert summary["verdict"].endswith("SAR against plain: 3 seeds each on 40 test images.")
+    assert summary["verdict"].endswith("SAR is compared with its control (plain): 3 seeds each on 40 test images.")
 
 
 def test_log_loss_is_compared_image_by_image_where_there_are_no_masks() -> None:

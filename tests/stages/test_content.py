@@ -108,7 +108,7 @@ def test_seeds_that_the_search_chose_and_what_was_to_be_expected_of_them_are_sai
     asked = filled(Retraining, seeds={"asked": 5, "chosen": 5, "why": "retrain.seeds says so"})
     (expected,) = seed_remarks(Params(), filled(SearchSummary), evaluation, asked)
     assert expected == (
-        "Expected before this evaluation, with 5 seeds: an interval of +-1.01 points, and a chance of 50 % to "
+        "Forecast before the test, with 5 seeds: an interval of \N{PLUS-MINUS SIGN} 1.01 points, and a chance of 50 % to "
         "show no loss of more than 1 point where there is none (assumed, since no configuration has been confirmed yet)."
     )
     assert seed_remarks(Params(), filled(SearchSummary), evaluation, filled(Retraining)) == [expected]

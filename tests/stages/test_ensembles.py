@@ -54,7 +54,8 @@ def test_the_sentence_speaks_of_these_two_ensembles() -> None:
     content = {"difference": 0.0084, "low": -0.004, "high": 0.0201, "confidence": 0.95}
     assert describe_ensembles(filled(Ensembles, **content)) == (
         "These two ensembles (each the mean of its seeds' probabilities) differ by +0.8 points (95 % interval -0.4 to "
-        "+2.0 points, of the images alone: other seeds would make two others). The verdict is of single networks."
+        "+2.0 points, of the images alone: other seeds would make two others). The verdict is of single networks, and so is the "
+        "registered model."
     )
 
 
@@ -85,4 +86,6 @@ def test_the_sentence_names_another_metric() -> None:
         filled(Ensembles, **content)
     )
     without = describe_ensembles(filled(Ensembles, **content | {"low": None, "high": None}))
-    assert without.endswith("differ by -0.008 in log loss. The verdict is of single networks.")
+    assert without.endswith(
+        "differ by -0.008 in log loss. The verdict is of single networks, and so is the registered model."
+    )

@@ -150,7 +150,7 @@ def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evalu
     assert summary["test_images"] == COUNT
     assert summary["arms"]["best"]["seeds"] == [5, 6]
     assert (
-        "SAR against the baseline: searching and training on 2/3 of these 60 images, 3 times over, 2 seeds each on the "
+        "SAR is compared with its control (the baseline): searching and training on 2/3 of these 60 images, 3 times over, 2 seeds each on the "
         "images left out. This is of the procedure, by these 3 searches, and not of one configuration or network."
     ) in summary["verdict"]
     assert summary["variance_parts"]["folds"] == 3

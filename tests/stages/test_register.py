@@ -10,7 +10,7 @@ from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.registration import arms_tag
 from pipeline.score.comparison import Comparison
 from pipeline.score.metrics.metric import ACCURACY, MACRO_F1
-from pipeline.stages.register.__main__ import metric_tags, procedure_tags
+from pipeline.stages.register.__main__ import metric_tags, own_accuracy_tag, procedure_tags
 
 CONTENT = filled_content(Evaluation, {"comparison": {"difference": 0.01, "low": 0.0, "high": 0.02, "seeds": [2, 2]}})
 COMPARISON = CONTENT["comparison"]
@@ -62,6 +62,14 @@ def test_another_metric_goes_with_the_comparison_and_tags_say_which_it_is() -> N
     assert tag(**by_accuracy) == tag()
     for each in (by_accuracy, earlier):
         assert metric_tags(evaluation(**each)) == {"sar.metric": "accuracy", "sar.test_metric": "0.9000"}
+
+
+def test_the_network_s_own_accuracy_is_put_down_beside_the_mean_over_seeds() -> None:
+    arms = {"best": {"seeds": [1, 2], "accuracies": [0.91, 0.95], "accuracy": 0.93}}
+    assert own_accuracy_tag(evaluation(arms=arms), 2) == {"sar.own_accuracy": "0.9500"}
+    folded: dict[str, Any] = {"folds": [{}, {}], "arms": arms}
+    assert own_accuracy_tag(evaluation(**folded), 2) == {}
+    assert own_accuracy_tag(evaluation(**folded, holdout={"accuracy": 0.88}), 2) == {"sar.own_accuracy": "0.8800"}
 
 
 def test_what_was_tested_in_folds_is_put_down_for_promotion() -> None:

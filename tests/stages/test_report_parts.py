@@ -16,18 +16,20 @@ from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import decide_endpoints
 from pipeline.score.metrics.metric import METRICS
+from pipeline.score.metrics.wording import ACCURACY_WORDS
 from pipeline.stages.report.fold_content import describe_folds, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
     health_remarks,
+    note_on_figures,
     plotted_trials,
     search_curves,
     search_figures,
     trial_rows,
     usage_rows,
 )
-from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
+from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis, describe_levels
 from pipeline.tune.journal.records import MIN_COMPLETED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
@@ -58,6 +60,8 @@ ROWS = [
     row("t0003", "trial", "failed", 0, None, 0.2),
     row("baseline-seed1001", "confirmation", "complete", 4, 0.6, 0.0),
 ]
+THREE = [*ROWS, row("t0004", "trial", "complete", 4, 0.7, 0.3)]
+"""With one more trial that ran in full."""
 CONTENT: dict[str, Any] = {
     "trials": {"complete": 2, "pruned": 1, "failed": 1},
     "confirmations": 1,
@@ -99,12 +103,12 @@ def found_of(importances: dict[str, float], correlations: dict[str, Any], **furt
 
 
 def test_captions_say_over_which_trials_a_figure_speaks() -> None:
-    found = search_figures(ROWS, found_of({WEIGHT: 1.0}, {"2": {"correlation": 0.5, "trials": 3}}))
+    found = search_figures(THREE, found_of({WEIGHT: 1.0}, {"2": {"correlation": 0.5, "trials": 3}}))
     captions = [caption for caption, _ in found]
-    assert captions[0].startswith("Parallel coordinates of the 2 completed trials,")
-    assert "the 1 that were stopped early are grey" in captions[0]
-    assert "of the 2 completed trials; hollow: 1 stopped early" in captions[1]
-    assert captions[2].startswith("Importances (PED-ANOVA) over the 2 completed trials;")
+    assert captions[0].startswith("Parallel coordinates of the 3 trials that ran in full,")
+    assert "; grey: 1 stopped early." in captions[0]
+    assert "of the 3 trials that ran in full; hollow: 1 stopped early" in captions[1]
+    assert captions[2].startswith("Importances (PED-ANOVA) over the 3 trials that ran in full;")
     assert captions[3].startswith("Rung survival")
     assert "over the 3 trials that ran in full, so few that it says little: epoch 2: 0.50" in captions[3]
     assert captions[1].endswith("Importances are drawn from 10 on.")
@@ -114,12 +118,39 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
         for caption, _ in search_figures(enough, found_of({}, {"2": {"correlation": 0.5, "trials": MIN_COMPLETED}}))
     ]
     assert not any("drawn from" in caption or "says little" in caption for caption in captions)
+    assert note_on_figures(THREE) == ""
     # Without any, nothing is claimed.
     assert search_figures(ROWS[:1], found_of({}, {})) == []
 
 
+def test_two_trials_in_full_are_not_drawn_as_a_pattern_and_it_is_said() -> None:
+    captions = [caption for caption, _ in search_figures(ROWS, found_of({}, {}))]
+    assert [caption.split(":")[0] for caption in captions] == ["Rung survival"]
+    said = "Parallel coordinates and slices are left out: {} ran in full, and with fewer than 3 they show no pattern."
+    assert note_on_figures(ROWS) == said.format("2 trials")
+    assert note_on_figures(ROWS[:2]) == said.format("1 trial")
+    assert note_on_figures(ROWS[:1]) == said.format("no trial")
+
+
+@pytest.mark.parametrize(
+    ("images", "objective", "said"),
+    [
+        (10, "val/accuracy", " The values lie 1 validation image of 10 apart; the colours span 5."),
+        (1000, "val/accuracy", None),
+        (10, "val/macro_f1", None),
+    ],
+)
+def test_one_validation_image_is_not_stretched_over_all_colours(images: int, objective: str, said: str | None) -> None:
+    rows = [each | {"val/macro_f1": each["val/accuracy"]} for each in THREE]
+    summary = found_of({}, {}, objective=objective, forecast={"images": images})
+    caption, figure = search_figures(rows, summary)[0]
+    low, high = figure.axes[1].get_ylim()
+    assert high - low == pytest.approx(100 * (0.1 if said is None else 5 / images))
+    assert caption.endswith(said or "stopped early.")
+
+
 def test_another_first_objective_is_drawn_in_its_own_words_and_unit() -> None:
-    rows = [each | {"val/macro_f1": each["val/accuracy"], "val/loss": each["val/accuracy"]} for each in ROWS]
+    rows = [each | {"val/macro_f1": each["val/accuracy"], "val/loss": each["val/accuracy"]} for each in THREE]
     for objective, words, label in (
         ("val/macro_f1", "validation macro-F1", "validation macro-F1 (%)"),
         ("val/loss", "validation loss", "validation loss"),
@@ -136,7 +167,7 @@ def test_another_first_objective_is_drawn_in_its_own_words_and_unit() -> None:
 
 def test_parameters_of_two_methods_that_end_alike_are_drawn_apart_each_on_its_own_scale() -> None:
     other = "regularizer.total_variation.weight"
-    rows = [each | {other: str(index / 7)} for index, each in enumerate(ROWS)]
+    rows = [each | {other: str(index / 7)} for index, each in enumerate(THREE)]
     (_, parallel), (_, slices), *_ = search_figures(rows, found_of({}, {}))
     assert [axes.get_xlabel() for axes in slices.axes] == ["spatial_entropy.weight", "total_variation.weight"]
     assert [axes.get_xscale() for axes in slices.axes] == ["log", "linear"]
@@ -176,12 +207,14 @@ def test_curves_take_confirmations_as_further_seeds() -> None:
 
 def test_what_was_looked_at_and_spent_is_counted() -> None:
     said = plotted_trials(SUMMARY, ROWS)
-    assert said.startswith("4 trials (2 complete, 1 pruned, 1 failed), 1 control and 1 confirmations, all of them on")
+    assert said.startswith(
+        "4 trials (2 in full, 1 stopped early, 1 failed), 1 control and 1 confirmation, all of them on"
+    )
     assert "2 trials of the control's own study" in plotted_trials(SUMMARY, [*ROWS, *[row("c", "control trial", "complete", 4, 0.1, 0.0)] * 2])  # fmt: skip
     cost = dict(describe_cost(SUMMARY, filled(Retraining, seconds=90.0, runs=[{}, {}])))
     assert cost["search, by the clock"] == "30 min"
     assert cost["saved by stopping early"] == "2 epochs, about 3 min"
-    assert cost["retraining"] == "2 min for 2 runs"
+    assert cost["retraining, workers' time"] == "2 min for 2 runs"
     assert not any("GPU" in name or "money" in name for name in cost)
     paid = filled(SearchSummary, **CONTENT | {"spent": CONTENT["spent"] | {"gpu_hours": 2.0, "cost": 5.0}})
     assert dict(describe_cost(paid, filled(Retraining, seconds=1)))["search, money"].startswith("5.00")
@@ -208,11 +241,23 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     assert "by Holm's rule" in words["endpoints, named beforehand"]
     assert words["attention better (AUROC of the fixed head)"].startswith("shown: +0.4")
     assert "97.5 % interval" in words["attention better (AUROC of the fixed head)"]
-    assert words["accuracy not worse"].startswith("not shown: ")
-    assert words["accuracy higher"].startswith("not tested: ")
+    assert words["attention better (AUROC of the fixed head)"].count(" in its direction") == 0
+    assert ". Not lower by the margin: not shown (p = " in words["accuracy"]
+    assert ". Higher: not tested (p = " in words["accuracy"]
+    assert ". Lower: not shown (p = " in words["accuracy"]
+    assert sum("points" in said for name, said in words.items() if name.startswith("accuracy")) == 1
     assert "seed by seed and image by image" in words["intervals"]
-    assert f"{100 * comparison.difference:+.2f} points, interval" in words["accuracy"]
-    assert "four times out of five" in words["detectable difference"]
+    assert f"{100 * comparison.difference:+.2f} points, 95 % interval" in words["accuracy"]
+    assert words["detectable difference"].startswith("at 95 %, a true difference of ")
+    strict = [replace(endpoints[0], level=0.975, low=-0.5, high=0.25), *endpoints[1:]]
+    said = dict(describe_analysis(comparison, strict, correct, "plain", margin=0.02, seed=0, looked=""))["accuracy"]
+    assert ". Not lower by the margin: not shown at 97.5 %, interval -50.00 to +25.00 points (p = " in said
+    caption = describe_levels(strict, comparison, ACCURACY_WORDS)
+    assert caption.startswith("Difference to the control with its 95 % interval; ")
+    assert " The verdict has the 97.5 % interval: two statements are tested together, " in caption
+    assert "verdict" not in describe_levels(endpoints, comparison, ACCURACY_WORDS)
+    none = replace(comparison, low=None, high=None)
+    assert describe_levels(endpoints, none, ACCURACY_WORDS) == "Difference to the control; there is no interval."
     assert "no part of the verdict" in words["families"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
     wide, tight = (replace(comparison, low=-width, high=width) for width in (0.9, 0.0001))
@@ -250,15 +295,15 @@ def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:
     assert rows[0]["low"] >= -1.0
     assert rows[0]["high"] <= 1.0
     assert rows[2]["change"] is rows[2]["p"] is None
-    drawn = class_figure(rows)
+    drawn = class_figure(rows, 0.95)
     assert drawn is not None
-    assert "every class" in drawn[0]
+    assert drawn[0] == "Change of accuracy by class, every class; the intervals hold together at 95 %."
     many = [{"class": str(n), "change": n / 100, "low": None, "high": None} for n in range(30)]
-    fewer = class_figure(many)
+    fewer = class_figure(many, 0.95)
     assert fewer is not None
     assert "the 20 classes that changed most" in fewer[0]
     assert [label.get_text() for label in fewer[1].axes[0].get_yticklabels()] == [str(n) for n in range(10, 30)]
-    assert class_figure(rows[2:]) is None
+    assert class_figure(rows[2:], 0.95) is None
 
 
 def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
@@ -276,7 +321,7 @@ def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
 def test_the_verdict_says_shortly_what_it_is_against() -> None:
     tuned = "baseline, its recipe tuned over 12 trials of its own (search.compare: same_budget)"
     assert describe_control(tuned) == "baseline, its recipe tuned over 12 trials of its own"
-    plain = "baseline, with the recipe of params.yaml, which the search does not vary either"
+    plain = "baseline, with the recipe of params.yaml (the search varies none of it)"
     assert describe_control(plain) == "baseline, with the recipe of params.yaml"
 
 
@@ -295,7 +340,8 @@ def test_another_metric_is_declared_and_resampled_in_its_own_words() -> None:
         in order
     )
     assert "A rise of log loss is reported in any case." in order
-    assert set(words) >= {"log loss not worse", "log loss lower", "log loss higher", "log loss"}
+    for outcome in (" Not higher by the margin: ", " Lower: ", " Higher: "):
+        assert outcome in words["log loss"]
     assert "points" not in words["log loss"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
     assert "plain bootstrap, seeds and images" not in dict(
@@ -340,4 +386,4 @@ def test_runs_of_every_fold_are_those_that_were_tested() -> None:
     folds = [{"runs": [{"folder": f"folds/{number}/best"}]} for number in (1, 2)]
     retrained = filled(Retraining, runs=[{"folder": "best-seed1"}], folds=folds, seconds=60.0)
     assert [run.folder for run in retrained.tested_runs()] == ["folds/1/best", "folds/2/best"]
-    assert ("retraining", "1 min for 3 runs") in describe_cost(SUMMARY, retrained)
+    assert ("retraining, workers' time", "1 min for 3 runs") in describe_cost(SUMMARY, retrained)

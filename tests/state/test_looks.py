@@ -127,5 +127,6 @@ def test_the_hash_of_a_set_knows_no_order() -> None:
 
 def test_from_the_second_look_on_it_is_said_that_no_error_rate_holds() -> None:
     assert [warn_of_look(number) for number in (0, 1)] == ["", ""]
-    assert warn_of_look(2) == "Look 2 at these test images: no error rate holds."
+    assert warn_of_look(2).startswith("Look 2: other networks were tested on these images before. ")
+    assert "New test images give a first look; " in warn_of_look(2)
     assert describe_look(1) == "This is look 1 at these test images."

@@ -323,7 +323,79 @@ UNEXAMINED = [
         "validation_images",
         "whether validation images are enough (two confirmed configurations are needed, image by image)",
     ),
+    (
+        "still_improving",
+        "whether training was long enough (a run in full of two epochs is needed, image by image)",
+    ),
 ]
+
+
+def grown(*ends: tuple[float, float], images: int, **about: Any) -> tuple[list[TrialRecord], ImageScores]:
+    """Controls with these accuracies in their last two epochs, and how many images they had."""
+    records = [record(f"control{n}", 0.1, *pair, role=CONTROL, **about) for n, pair in enumerate(ends)]
+    scores = ImageScores()
+    for each in records:
+        scores.add(each.id, each.last_epoch, pack_scores(np.zeros(images, dtype=bool)))
+    return records, scores
+
+
+def test_networks_that_still_improve_at_the_last_epoch_are_an_alarm() -> None:
+    records, scores = grown((0.25, 0.37), (0.27, 0.39), images=2000)
+    assert found(records, "still_improving", scores=scores) == Finding(
+        "still_improving",
+        f"The networks still improved at their last epoch: {VAL_ACCURACY} rose from 0.2600 to 0.3800 in it, as the mean "
+        "over 2 runs in full.",
+        "train.epochs may be too small for a verdict; raise it.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "images"),
+    [
+        ([(0.90, 0.905)], 100_000),  # half a point
+        ([(0.90, 0.94), (0.90, 0.87)], 100_000),  # one did, the mean over both did not
+        ([(0.30, 0.37)], 48),  # three images of 48
+        ([(0.965, 0.976)], 287),
+        ([(0.5, 0.4)], 2000),
+    ],
+)
+def test_small_or_uncertain_gains_of_the_last_epoch_are_none(ends: list[tuple[float, float]], images: int) -> None:
+    records, scores = grown(*ends, images=images)
+    assert found(records, "still_improving", scores=scores) is None
+
+
+def test_gain_that_the_choice_of_images_explains_is_an_alarm_in_one_of_a_hundred_searches() -> None:
+    """Networks that answer every image by chance at both epochs, and so gain nothing, but on images of their own."""
+    rng, images, alarms = np.random.default_rng(0), 200, 0
+    for _ in range(2000):
+        before, after = rng.random((2, images)) < 0.5
+        records, scores = grown((float(before.mean()), float(after.mean())), images=images)
+        alarms += found(records, "still_improving", scores=scores) is not None
+    assert 0 < alarms <= 20 + 3 * math.sqrt(20)
+
+
+def test_last_epoch_is_not_examined_without_two_epochs_or_images_or_runs_in_full() -> None:
+    records, scores = grown((0.2, 0.6), images=2000)
+    assert alarm(records, "still_improving", scores=scores)
+    for others, theirs in (
+        (records, ImageScores()),
+        ([replace(records[0], state=PRUNED)], scores),
+        ([replace(records[0], epochs={3: records[0].epochs[3]})], scores),
+    ):
+        finding = found(others, "still_improving", scores=theirs)
+        assert finding is not None
+        assert finding.kind == UNKNOWN
+
+
+def test_one_trial_is_no_search_unless_the_space_has_one_configuration() -> None:
+    one = [trial(0, 0.1, 0.5, 0.5, 0.5), *control("baseline", 0.5)]
+    finding = found(one, "one_trial")
+    assert finding is not None
+    assert (finding.kind, finding.seen) == (ALARM, "One trial is no search: no other configuration was tried.")
+    single = SearchSpace("s.yaml", {LAYERS: {"type": "categorical", "choices": ["last"]}}, {})
+    assert found(one, "one_trial", space=single) is None
+    assert found([*one, trial(1, 0.1, 0.4, state=PRUNED)], "one_trial") is None
+    assert found(one[1:], "one_trial") is None
 
 
 @pytest.mark.parametrize(
@@ -381,7 +453,7 @@ def test_nasty_records_are_looked_at_without_an_error(records: list[TrialRecord]
 def test_search_says_alarms_first_then_remarks_then_what_it_has_not_examined_and_the_same_twice() -> None:
     records = [*ties(*NOISE, trials=[0.3, 0.5, 0.7, 0.8]), *control("paper", 0.97, 0.98, 0.99)]
     findings = examine_search(records, SPACE, [RUNG])
-    assert [finding.kind for finding in findings] == [ALARM, REMARK, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert [finding.kind for finding in findings] == [ALARM, REMARK, *4 * [UNKNOWN]]
     assert findings == examine_search(records, SPACE, [RUNG])
     lines = describe_findings(findings)
     assert len(lines) == 3

@@ -164,7 +164,7 @@ def test_best_setting_and_controls_are_readable_as_parameters(written: Any) -> N
         "trial": "t0000",
         "best": outcome.trials[2].values,
         "controls": {"baseline": {WEIGHT: 0.0}, "low_rate": {WEIGHT: 0.0, LR: 1e-05}},
-        "against": "baseline, with the recipe of params.yaml, which the search does not vary either",
+        "against": "baseline, with the recipe of params.yaml (the search varies none of it)",
         "parameters": content["parameters"],
     }
     assert content["parameters"]["train.epochs"] == searched()[0].params.train.epochs

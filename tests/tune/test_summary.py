@@ -166,7 +166,7 @@ def test_search_in_which_nothing_was_trained_has_no_pace() -> None:
 @pytest.mark.parametrize(
     ("space", "compare", "words"),
     [
-        (SPACE, "recipe", "baseline, with the recipe of params.yaml, which the search does not vary either"),
+        (SPACE, "recipe", "baseline, with the recipe of params.yaml (the search varies none of it)"),
         (WIDE, "recipe", "baseline, with the recipe of params.yaml, not tuned (search.compare: recipe)"),
         (
             SPACE,
@@ -287,6 +287,7 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
         "tie",
         "rungs",
         "validation_images",
+        "still_improving",
     ]
     assert {each["kind"] for each in found["health"]} == {"unknown"}
     lines = describe_summary(SearchSummary.model_validate(found)).splitlines()

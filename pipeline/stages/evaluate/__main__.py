@@ -98,7 +98,7 @@ def main(workspace: Workspace) -> None:
         margin=metric.words.margin,
         seed=params.base.seed,
         what=retrained.method,
-        against=describe_control(retrained.against) or "its control",
+        against=describe_control(retrained.against),
         metric=metric,
         folds=None if folded is None else folded.folds,
         look=look,

@@ -23,7 +23,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
-from pipeline.stages.register.model_card import model_card
+from pipeline.stages.register.model_card import model_card, own_accuracy
 from pipeline.tracking.evaluation_run import evaluation_run
 from pipeline.tracking.registry.versions import PROCEDURE_TAG, WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -56,6 +56,7 @@ def main(workspace: Workspace) -> None:
             "sar.search_run": search_run(workspace.state, retrained.fingerprint) or "",
             "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
             "sar.test_accuracy": f"{evaluation.best.accuracy:.4f}",
+            **own_accuracy_tag(evaluation, run.seed),
             **metric_tags(evaluation),
             # Promotion reads these from the registry, which may be used from another checkout.
             "sar.split_hash": str(sidecar["split_hash"]),
@@ -79,6 +80,12 @@ def main(workspace: Workspace) -> None:
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
     )
+
+
+def own_accuracy_tag(evaluation: Evaluation, seed: int) -> dict[str, str]:
+    """Returns the tag with the accuracy of the registered network alone; none if it has seen every test image."""
+    own = own_accuracy(evaluation, seed)
+    return {} if own is None else {"sar.own_accuracy": f"{own:.4f}"}
 
 
 def procedure_tags(evaluation: Evaluation) -> dict[str, str]:

@@ -87,6 +87,18 @@ def _accuracy_rows(evaluation: Evaluation, seed: int, spread: str) -> str:
     return "\n".join(rows)
 
 
+def own_accuracy(evaluation: Evaluation, seed: int) -> float | None:
+    """Returns the accuracy of the registered network on images that it has not seen; None if there are none.
+
+    Args:
+        evaluation: Result of the evaluation.
+        seed: Seed of the network.
+    """
+    if evaluation.folds:
+        return evaluation.holdout.accuracy if evaluation.holdout else None
+    return evaluation.best.accuracies[evaluation.best.seeds.index(seed)]
+
+
 def _tested(evaluation: Evaluation, seed: int) -> tuple[str, float, int]:
     """Returns the accuracy that other test images would change: its name, its value, and its number of images."""
     scores, found = evaluation.best, evaluation.holdout

@@ -41,6 +41,7 @@ from pipeline.stages.report.search_content import (
     early_remarks,
     front_figures,
     health_remarks,
+    note_on_figures,
     objective_remarks,
     plotted_trials,
     search_curves,
@@ -48,7 +49,7 @@ from pipeline.stages.report.search_content import (
     trial_rows,
     usage_rows,
 )
-from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
+from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis, describe_levels
 from pipeline.train.sidecar import read_sidecar
 from pipeline.workspace import Workspace
 
@@ -126,10 +127,14 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         objective=objective,
         ensembles=describe_ensembles(evaluation.ensembles) if evaluation.ensembles else None,
         probe=describe_probe(evaluation),
-        difference=difference_figure(
-            [("best - control", comparison.difference, comparison.low, comparison.high)],
-            margin=metric.margin,
-            words=metric,
+        difference=(
+            describe_levels(evaluation.endpoints, comparison, metric),
+            difference_figure(
+                [("best - control", comparison.difference, comparison.low, comparison.high)],
+                margin=metric.margin,
+                words=metric,
+                confidence=comparison.confidence,
+            ),
         ),
         analysis=describe_analysis(
             comparison,
@@ -155,6 +160,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             *front_figures(results / "search", summary),
             *search_figures(rows, summary),
         ],
+        search_note=note_on_figures(rows),
         learning_curves=_curves(workspace, retrained, arms),
         search_curves=search_curves(
             read_table(results / "search" / "curves.csv", made_by="search"),
@@ -163,7 +169,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             first,
         ),
         classes=classes,
-        class_figure=class_figure(classes),
+        class_figure=class_figure(classes, comparison.confidence),
         confusion=confusion_figure(evaluation.best.confusion, prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
         attention_figures=_pictures(workspace, prepared.images, prepared.masks, control, found.best),

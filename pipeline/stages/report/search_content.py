@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.compute.usage_summary import MEMORY, SHARES
-from pipeline.console.format import format_duration
+from pipeline.console.format import format_count, format_duration
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.pareto import front_figure
 from pipeline.figures.report import Row, Words
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
+from pipeline.state.status_words import ENDED
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, VAL_ACCURACY
 from pipeline.tune.objectives.objectives import (
     AUROC,
     JACCARD,
@@ -60,6 +61,24 @@ def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[Row]:
     return trials
 
 
+LEAST_DRAWN = 3
+"""Number of trials that ran in full from which on parallel coordinates and slices are drawn; fewer show no pattern."""
+LEAST_IMAGES = 5
+"""Validation images that the colour scale spans at least, so that a single one does not look like an effect."""
+
+
+def note_on_figures(rows: Sequence[Mapping[str, str]]) -> str:
+    """Returns a sentence if too few trials ran in full for parallel coordinates and slices; else an empty text."""
+    complete = sum(row["study"] == OWN_STUDY and row["state"] == COMPLETE for row in rows)
+    if complete >= LEAST_DRAWN:
+        return ""
+    ran = "no trial" if not complete else format_count(complete, "trial")
+    return (
+        f"Parallel coordinates and slices are left out: {ran} ran in full, and with fewer than {LEAST_DRAWN} they show "
+        "no pattern."
+    )
+
+
 def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) -> list[tuple[str, Figure]]:
     """Returns figures of the method's own trials, without controls, as (caption, figure) pairs.
 
@@ -70,23 +89,25 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) ->
     short = short_names(name for trial in tried for name in trial["parameters"])
     for trial in tried:
         trial["parameters"] = {short[name]: value for name, value in trial["parameters"].items()}
-    complete = sum(trial["state"] == "complete" for trial in tried)
-    over = f"the {complete} completed trials" if complete != 1 else "the one completed trial"
-    pruned = sum(trial["state"] == "pruned" for trial in tried)
-    others = f"; the {pruned} that were stopped early are grey" if pruned else ""
-    hollow = f"; hollow: {pruned} stopped early, at the value they had by then" if pruned else ""
+    complete = sum(trial["state"] == COMPLETE for trial in tried)
+    over = f"the {complete} trials that ran in full" if complete != 1 else "the one trial that ran in full"
+    stopped = sum(trial["state"] == PRUNED for trial in tried)
+    others = f"; grey: {stopped} stopped early" if stopped else ""
+    hollow = f"; hollow: {stopped} stopped early, at the last value before that" if stopped else ""
     shares = {name.removeprefix("regularizer."): share for name, share in summary.importances.items()}
     scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.logarithmic}
     agreed = _rank_agreement(summary.rung_correlations)
     few = "" if complete >= MIN_COMPLETED else f" Importances are drawn from {MIN_COMPLETED} on."
+    span, spanned = _least_span(tried, summary)
+    enough = complete >= LEAST_DRAWN
     drawn = [
         (
-            f"Parallel coordinates of {over}, coloured by {axis.words}{others}.",
-            parallel_figure(tried, logarithmic=scales, objective=axis),
+            f"Parallel coordinates of {over}, coloured by {axis.words}{others}.{spanned}",
+            parallel_figure(tried, logarithmic=scales, objective=axis, least_span=span) if enough else None,
         ),
         (
             f"Slices: {axis.words} by parameter, of {over}{hollow}.{few}",
-            slice_figure(tried, logarithmic=scales, objective=axis),
+            slice_figure(tried, logarithmic=scales, objective=axis) if enough else None,
         ),
         (
             f"Importances (PED-ANOVA) over {over}; those stopped early do not count.",
@@ -95,6 +116,31 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) ->
         (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
     ]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
+
+
+def _least_span(tried: Sequence[Row], summary: SearchSummary) -> tuple[float, str]:
+    """Returns the least width of the colour scale, and a sentence if the trials' values lie closer together.
+
+    Args:
+        tried: Rows of the method's own trials.
+        summary: Summary of the search.
+
+    Returns:
+        The width as a share of 1, 0 where the objective is not accuracy or the number of images is unknown; the
+        sentence, or an empty text.
+    """
+    if summary.objective != VAL_ACCURACY or summary.forecast is None or summary.forecast.images < 1:
+        return 0.0, ""
+    images = summary.forecast.images
+    values = [trial["value"] for trial in tried if trial["state"] == COMPLETE and trial["value"] is not None]
+    apart = max(values, default=0.0) - min(values, default=0.0)
+    span = LEAST_IMAGES / images
+    if apart >= span:
+        return span, ""
+    return span, (
+        f" The values lie {format_count(round(apart * images), 'validation image')} of {images} apart; the colours "
+        f"span {LEAST_IMAGES}."
+    )
 
 
 def _rank_agreement(correlations: Mapping[str, RungCorrelation]) -> str:
@@ -201,7 +247,7 @@ def describe_cost(summary: SearchSummary, retrained: Retraining) -> Words:
             f"{epochs.saved_by_stopping:,} epochs, about "
             + format_duration(3600 * spent.worker_hours_saved_by_stopping),
         ),
-        ("retraining", f"{format_duration(retrained.seconds)} for {count} runs"),
+        ("retraining, workers' time", f"{format_duration(retrained.seconds)} for {format_count(count, 'run')}"),
     ]
     if spent.gpu_hours:
         words.append(("search, GPU-hours", f"{spent.gpu_hours:.2f}"))
@@ -226,13 +272,14 @@ def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
 
 def plotted_trials(summary: SearchSummary, rows: Sequence[Mapping[str, str]]) -> str:
     """Returns a sentence on how many results were seen before the test set was."""
-    counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count) or "none"
+    counts = ", ".join(f"{count} {ENDED[state]}" for state, count in summary.trials.items() if count) or "none"
     of_control = sum(row["role"] == "control trial" for row in rows)
     controls = sum(row["role"] == "control" for row in rows)
     tuned = f", {of_control} trials of the control's own study" if of_control else ""
     return (
-        f"{sum(summary.trials.values())} trials ({counts}){tuned}, {controls} "
-        f"control{'s' * (controls != 1)} and {summary.confirmations} confirmations, all of them on validation images"
+        f"{format_count(sum(summary.trials.values()), 'trial')} ({counts}){tuned}, "
+        f"{format_count(controls, 'control')} and {format_count(summary.confirmations, 'confirmation')}, all of them "
+        "on validation images"
     )
 
 

@@ -21,6 +21,9 @@ from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 Table = NDArray[np.bool_]
 """Whether each seed's network got each image right, (S, N)."""
 
+_BESIDE_METRIC = {ATTENTION: "attention better (AUROC of the fixed head)", LOG_LOSS: "log loss lower"}
+"""Endpoints that are not of the metric, in words, by their names in evaluation.json."""
+
 CHANGES_SHOWN = 20
 """Classes that the figure of changes shows at most."""
 
@@ -53,12 +56,17 @@ def describe_analysis(
         tables: Pseudo-values (S, N) of the metric by arm; None for accuracy, and if they are not available.
     """
     paired, metric = comparison.layout == PAIRED, words
-    of_endpoints = _endpoint_words(metric)
+    of_metric = endpoint_names(metric)
+    level = format_level(comparison.confidence)
     if tables is None and metric.key == ACCURACY_WORDS.key:
         tables = correct
     said = [
         ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin, look, metric)),
-        *((of_endpoints[endpoint.name], _describe_endpoint(endpoint, metric)) for endpoint in endpoints),
+        *(
+            (_BESIDE_METRIC[endpoint.name], _describe_endpoint(endpoint))
+            for endpoint in endpoints
+            if endpoint.name not in of_metric
+        ),
         (
             "intervals",
             "of the difference of the means, best minus control, over seeds and images both, "
@@ -80,20 +88,27 @@ def describe_analysis(
         )
     else:
         found = (
-            f"{metric.format_difference(comparison.difference, 2)}, "
+            f"{metric.format_difference(comparison.difference, 2)}, {level} "
             f"{metric.format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
         )
         least = metric.format_difference(comparison.detectable_difference or 0.0, 2).lstrip("+")
-        said.append((metric.label, f"{found}."))
-        said.append(("detectable difference", f"a true difference of {least} would be found four times out of five."))
+        outcomes = [_describe_outcome(each, comparison, metric) for each in endpoints if each.name in of_metric]
+        said.append((metric.label, ". ".join([found, *outcomes]) + "."))
+        said.append(
+            (
+                "detectable difference",
+                f"at {level}, a true difference of {least} would be found four times out of five.",
+            )
+        )
     if comparison.folds == 1:
         arms = None if tables is None else (tables[BEST], tables[control])
         said += _describe_beside(comparison, arms, correct[BEST], correct[control], seed, metric)
     said.append(
         (
             "families",
-            "the changes by class, below, are one, the scores of attention another: p by Holm, intervals by "
-            "Bonferroni. They are descriptive, and no part of the verdict.",
+            "the changes by class, below, are a group of comparisons, and the scores of attention another. Within a "
+            "group, p is corrected by Holm and intervals by Bonferroni, so that all of them hold together. They only "
+            "describe, and are no part of the verdict.",
         )
     )
     said.append(("results seen before the test", f"{looked}."))
@@ -147,18 +162,6 @@ def _describe_beside(
     return said
 
 
-def _endpoint_words(metric: MetricWords) -> dict[str, str]:
-    """Returns each endpoint in words, by its name in evaluation.json."""
-    not_worse, better, worse = endpoint_names(metric)
-    return {
-        not_worse: f"{metric.label} not worse",
-        ATTENTION: "attention better (AUROC of the fixed head)",
-        LOG_LOSS: "log loss lower",
-        better: f"{metric.label} {metric.better}",
-        worse: f"{metric.label} {metric.worse}",
-    }
-
-
 def _describe_order(
     endpoints: Sequence[Endpoint], confidence: float, margin: float, look: int, metric: MetricWords
 ) -> str:
@@ -190,19 +193,57 @@ def _describe_order(
     return f"that {not_worse}{loss}, then {better}, in this order until one is not shown. {harm}"
 
 
-def _describe_endpoint(endpoint: Endpoint, metric: MetricWords) -> str:
-    outcome = "shown" if endpoint.shown else "not shown" if endpoint.tested else "not tested"
+def _describe_endpoint(endpoint: Endpoint) -> str:
+    """Returns the outcome of an endpoint on attention or log loss, with its interval."""
+    outcome = _outcome(endpoint)
     if endpoint.low is None or endpoint.high is None or endpoint.p is None:
         return f"{outcome}; there is no interval."
-    level = format_level(endpoint.level)
-    if endpoint.name in (ATTENTION, LOG_LOSS):
-        found = f"{endpoint.difference:+.3f}, {level} interval {endpoint.low:+.3f} to {endpoint.high:+.3f}"
-    else:
-        found = (
-            f"{metric.format_difference(endpoint.difference, 2)}, {level} "
-            f"{metric.format_interval(endpoint.low, endpoint.high, 2)}"
-        )
-    return f"{outcome}: {found}; {_p(endpoint.p)} in its direction."
+    found = f"{endpoint.difference:+.3f}, {format_level(endpoint.level)} interval"
+    return f"{outcome}: {found} {endpoint.low:+.3f} to {endpoint.high:+.3f}, {_p(endpoint.p)}."
+
+
+def _describe_outcome(endpoint: Endpoint, comparison: Comparison, metric: MetricWords) -> str:
+    """Returns the outcome of an endpoint on the metric, with its interval if that is another one than the comparison's.
+
+    Args:
+        endpoint: The endpoint.
+        comparison: Comparison of the arms by the metric.
+        metric: The metric in words.
+    """
+    not_worse, better, worse = endpoint_names(metric)
+    what = {not_worse: f"Not {metric.worse} by the margin", better: metric.better, worse: metric.worse}[endpoint.name]
+    said = f"{what[0].upper()}{what[1:]}: {_outcome(endpoint)}"
+    if endpoint.low is None or endpoint.high is None or endpoint.p is None:
+        return said
+    if endpoint.level != comparison.confidence:
+        said += f" at {format_level(endpoint.level)}, {metric.format_interval(endpoint.low, endpoint.high, 2)}"
+    return f"{said} ({_p(endpoint.p)})"
+
+
+def _outcome(endpoint: Endpoint) -> str:
+    return "shown" if endpoint.shown else "not shown" if endpoint.tested else "not tested"
+
+
+def describe_levels(endpoints: Sequence[Endpoint], comparison: Comparison, metric: MetricWords) -> str:
+    """Returns the caption of the figure of the difference: its level, and why the verdict may have another one.
+
+    Args:
+        endpoints: Endpoints of evaluation.json.
+        comparison: Comparison of the arms by the metric.
+        metric: The metric in words.
+    """
+    if comparison.low is None:
+        return "Difference to the control; there is no interval."
+    level = format_level(comparison.confidence)
+    caption = f"Difference to the control with its {level} interval; one that crosses 0 shows no direction."
+    first = endpoint_names(metric)[0]
+    used = next((each.level for each in endpoints if each.name == first and each.low is not None), None)
+    if used is None or used == comparison.confidence:
+        return caption
+    return (
+        f"{caption} The verdict has the {format_level(used)} interval: two statements are tested together, and only if "
+        "one is shown at half of the error rate may the other one have all of it (Holm)."
+    )
 
 
 def _images_right(count: int) -> str:
@@ -255,11 +296,15 @@ def class_rows(
     ]
 
 
-def class_figure(rows: Sequence[Row]) -> tuple[str, Figure] | None:
+def class_figure(rows: Sequence[Row], confidence: float) -> tuple[str, Figure] | None:
     """Draws the change of each class's accuracy from the control to the best arm, with its interval.
 
     If there are more than `CHANGES_SHOWN` classes, only those with the largest changes are drawn. Classes that have too
     few test images to be compared are left out.
+
+    Args:
+        rows: Rows of `class_rows`.
+        confidence: Confidence with which all intervals hold together.
 
     Returns:
         (caption, figure); None if no class has enough test images.
@@ -274,7 +319,10 @@ def class_figure(rows: Sequence[Row]) -> tuple[str, Figure] | None:
     figure = difference_figure([(label[row["class"]], row["change"], row["low"], row["high"]) for row in drawn])
     which = f"the {len(drawn)} classes that changed most" if len(drawn) < len(changed) else "every class"
     by = " Classes by their number in the table." if labels.numbered else ""
-    return f"Change of accuracy by class, {which}; the intervals hold together.{by}", figure
+    return (
+        f"Change of accuracy by class, {which}; the intervals hold together at {format_level(confidence)}.{by}",
+        figure,
+    )
 
 
 def _change(member: Member | None) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.tracking.moved_store import is_empty
+from pipeline.tracking.registry.champion import CHAMPION
 from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, find_fault
 from pipeline.tracking.store import Store, as_user_error, client, find_existing, short_timeouts
 
@@ -18,12 +19,14 @@ class VersionStatus:
         fault: fault of its files, GONE or DAMAGED; "" if there is none.
         challenger: the version that has the alias; None: no version has.
         made_by: origin of the challenger according to its tags, in words.
+        champion: the version that is in use; None: no version is.
     """
 
     exists: bool
     fault: str
     challenger: int | None
     made_by: str = ""
+    champion: int | None = None
 
 
 NOTHING = VersionStatus(False, "", None)
@@ -51,10 +54,12 @@ def version_status(store: Store, name: str, version: int, model_hash: str) -> Ve
         found = find_existing(lambda: registry.get_model_version(name, str(version)))
         there = found is not None and found.tags.get(HASH_TAG) == model_hash
         fault = find_fault(store, found, fetch=False) if found is not None and there else ""
+        used = model.aliases.get(CHAMPION)
+        champion = None if used is None else int(used)
         if (number := model.aliases.get(CHALLENGER)) is None:
-            return VersionStatus(there, fault, None)
+            return VersionStatus(there, fault, None, champion=champion)
         other = find_existing(lambda: registry.get_model_version(name, str(number)))
-        return VersionStatus(there, fault, int(number), _made_by(other) if other else "")
+        return VersionStatus(there, fault, int(number), _made_by(other) if other else "", champion)
 
 
 def _made_by(version: ModelVersion) -> str:

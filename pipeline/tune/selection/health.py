@@ -6,6 +6,8 @@
     control_ahead       a control is ahead of every trial, over the seeds that they share
     rungs               the order of trials at the rungs hardly predicts their order at the end
     validation_images   the error from the choice of validation images exceeds the differences of configurations
+    still_improving     the networks gained accuracy in their last epoch, so that more epochs might change the result
+    one_trial           the search tried one configuration of several
 
 Each is an alarm only if the records show the fault, not if they merely fail to exclude it. At most one of
 twenty searches without a fault is to have any alarm (`benchmarks/search_health.py`). A search that converges
@@ -24,7 +26,7 @@ from pipeline.artifacts.search_result import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 from pipeline.tune.dimension import Dimension
 from pipeline.tune.journal.image_scores import ImageScores
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, VAL_ACCURACY, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.selection.findings import count_words
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
@@ -49,6 +51,11 @@ AHEAD_LEVEL = 0.01
 RUNG_TRIALS, RUNG_CORRELATION, RUNG_LEVEL = 8, 0.5, 0.1
 """Number of full trials from which on rungs are judged; rank correlation with the end below which a rung
 predicts too little; one-sided level of this test.
+"""
+LAST_GAIN, LAST_GAIN_LEVEL = 0.01, 0.01
+"""Gain of validation accuracy in the last epoch, as the mean over runs in full, from which on networks count as still
+improving; one-sided level at which it must not be due to the choice of validation images. A learning rate that falls to
+0 leaves little to the last epoch, so that training which is long enough stays well below.
 """
 
 
@@ -146,9 +153,56 @@ def examine_search(
     search = _Search(trials, tried, space, rungs, best, objectives, scores or ImageScores(), words)
     samples = [make_sample(tried, space, metric, epoch) for metric in search.metrics for epoch in (*rungs[:1], None)]
     search = replace(search, samples=[sample for sample in samples if sample.trials])
-    examined = (_edge, _no_effect, _tie, _control_ahead, _rungs, _validation_images)
+    examined = (
+        _one_trial,
+        _edge,
+        _no_effect,
+        _tie,
+        _control_ahead,
+        _rungs,
+        _validation_images,
+        _still_improving,
+    )
     found = [finding for examine in examined if (finding := examine(search)) is not None]
     return sorted(found, key=lambda finding: (ALARM, REMARK, UNKNOWN).index(finding.kind))
+
+
+def _one_trial(search: _Search) -> Finding | None:
+    if len(search.tried) != 1 or search.space.size() == 1:
+        return None
+    return Finding(
+        "one_trial",
+        "One trial is no search: no other configuration was tried.",
+        "Raise search.budget.full_trainings or search.trials.",
+    )
+
+
+def _still_improving(search: _Search) -> Finding | None:
+    ends = [
+        (before, after, images)
+        for trial in search.trials
+        if trial.state == COMPLETE
+        and math.isfinite(before := trial.metric(VAL_ACCURACY, trial.last_epoch - 1))
+        and math.isfinite(after := trial.metric(VAL_ACCURACY))
+        and (images := search.scores.at(trial.id, trial.last_epoch)) is not None
+    ]
+    if not ends:
+        seen = "whether training was long enough (a run in full of two epochs is needed, image by image)"
+        return Finding("still_improving", seen, kind=UNKNOWN)
+    from scipy import stats  # imported here, so that commands that do not need it answer at once
+
+    before, after = (float(np.mean([each[place] for each in ends])) for place in (0, 1))
+    # An image counts for the gain only if it is wrong at one of the two epochs, which bounds the variance. Runs count
+    # as one network, since they have the same validation images.
+    error = math.sqrt((2 - before - after) / len(ends[0][2]))
+    if after - before < max(LAST_GAIN, float(stats.norm.ppf(1 - LAST_GAIN_LEVEL)) * error):
+        return None
+    return Finding(
+        "still_improving",
+        f"The networks still improved at their last epoch: {VAL_ACCURACY} rose from {before:.4f} to {after:.4f} in it, "
+        f"as the mean over {count_words(len(ends), 'run')} in full.",
+        "train.epochs may be too small for a verdict; raise it.",
+    )
 
 
 def _looked_at(rungs: Sequence[int]) -> list[int]:

@@ -199,7 +199,7 @@ def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
         )
     if task.space.recipe().dimensions:
         return f"{name}, with the recipe of params.yaml, not tuned (search.compare: recipe)"
-    return f"{name}, with the recipe of params.yaml, which the search does not vary either"
+    return f"{name}, with the recipe of params.yaml (the search varies none of it)"
 
 
 def rung_correlations(
