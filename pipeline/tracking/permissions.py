@@ -79,6 +79,6 @@ def _require_artifact_store(store: Store, experiment: str, location: str | None)
             file = Path(folder) / f"{os.getpid()}.txt"
             file.write_text("written by the check of sar-search; may be removed\n")
             stored = get_artifact_repository(location, store.uri)
-            stored.log_artifact(str(file), CHECK_FOLDER)
+            stored.log_artifact(str(file), CHECK_FOLDER)  # type: ignore[no-untyped-call]
             with suppress(Exception):  # not every user may remove what they write
-                stored.delete_artifacts(CHECK_FOLDER)
+                stored.delete_artifacts(CHECK_FOLDER)  # type: ignore[no-untyped-call]
