@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.artifacts.stage_results import Artifact, Number, Record
 from pipeline.score.forecast import Components
@@ -145,6 +145,12 @@ class SearchForecast(Components):
 
     max_concurrent: int = field(kw_only=True)
     gpus: Number = field(kw_only=True)
+
+    @model_serializer(mode="wrap")
+    def _content(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what was not measured, so that a file of an earlier version stays the same."""
+        content: dict[str, Any] = write(self)
+        return {name: value for name, value in content.items() if name != "recurrence" or value is not None}
 
 
 class FrontTrial(Record):

@@ -115,7 +115,7 @@ class Components:
         assumed: Why the components are assumptions and not measurements; None if they were measured.
         binary: Whether scores are 0 or 1.
         recurrence: Correlation between two seeds' disagreements of two networks on an image, in [0, 1], for binary
-            scores. Earlier versions did not measure it.
+            scores; None if it was not measured, as by earlier versions.
     """
 
     config_seed: float
@@ -128,7 +128,7 @@ class Components:
     seeds: int
     assumed: str | None = None
     binary: bool = True
-    recurrence: float = ASSUMED_RECURRENCE
+    recurrence: float | None = None
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -207,7 +207,7 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
         configurations=configurations,
         seeds=seeds,
         binary=binary,
-        recurrence=_recurrence(cube) if binary else ASSUMED_RECURRENCE,
+        recurrence=_recurrence(cube) if binary else None,
     )
     if found.residual + found.config_image < _NOTHING:
         do = "are right on the same of" if found.binary else "do the same on"
@@ -216,8 +216,10 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
     return found
 
 
-def _recurrence(cube: Floats) -> float:
+def _recurrence(cube: Floats) -> float | None:
     """Returns the correlation between two seeds' disagreements on an image, pooled over all pairs of configurations.
+
+    It is None if no pair disagrees on any image.
 
     Args:
         cube: Scores 0 or 1 by configuration, seed and image, (C, S, N), of at least two configurations and seeds.
@@ -228,7 +230,7 @@ def _recurrence(cube: Floats) -> float:
     once = float(differing.mean()) / seeds
     twice = float((differing * (differing - 1)).mean()) / (seeds * (seeds - 1))
     spread = once * (1 - once)
-    return min(1.0, max(0.0, (twice - once**2) / spread)) if spread > _NOTHING else ASSUMED_RECURRENCE
+    return min(1.0, max(0.0, (twice - once**2) / spread)) if spread > _NOTHING else None
 
 
 def _means(cube: Floats, *axes: int) -> Floats:
@@ -307,7 +309,8 @@ class Forecast:
             return 0.0
         if self.test_images < FEW_DISCORDANT:
             return 1.0
-        once, again = min(1.0, 2 * (parts.residual + parts.config_image)), min(parts.recurrence, 1 - _NOTHING)
+        once = min(1.0, 2 * (parts.residual + parts.config_image))
+        again = min(ASSUMED_RECURRENCE if parts.recurrence is None else parts.recurrence, 1 - _NOTHING)
         steps = np.arange(seeds) * again
         alike = np.prod(((1 - once) * (1 - again) + steps) / (1 - again + steps))
         return float(special.bdtr(FEW_DISCORDANT - 1, self.test_images, 1 - alike))

@@ -8,6 +8,7 @@ networks whose answers are given: a search for one objective, for several with c
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,13 @@ def test_results_of_earlier_versions_have_what_they_lack_by_default() -> None:
     assert (found.look, found.words.name, found.words.margin) == (4, "accuracy", 0.01)
     assert (found.endpoints, found.networks, found.comparison.folds) == ((), "", 1)
     assert "endpoints" not in found.content()
+
+
+def test_a_measured_recurrence_is_written_and_read_again(tmp_path: Path) -> None:
+    """Files of earlier versions have none, and stay without."""
+    found = SearchSummary.read(RECORDED / "one")
+    assert found.forecast is not None
+    assert found.forecast.recurrence is None
+    measured = found.model_copy(update={"forecast": replace(found.forecast, recurrence=0.125)})
+    measured.write(tmp_path)
+    assert SearchSummary.read(tmp_path).forecast == measured.forecast

@@ -61,7 +61,7 @@ def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[Row]:
     return trials
 
 
-LEAST_DRAWN = 3
+LEAST_COMPLETE = 3
 """Number of trials that ran in full from which on parallel coordinates and slices are drawn; fewer show no pattern."""
 LEAST_IMAGES = 5
 """Validation images that the colour scale spans at least, so that a single one does not look like an effect."""
@@ -70,12 +70,12 @@ LEAST_IMAGES = 5
 def note_on_figures(rows: Sequence[Mapping[str, str]]) -> str:
     """Returns a sentence if too few trials ran in full for parallel coordinates and slices; else an empty text."""
     complete = sum(row["study"] == OWN_STUDY and row["state"] == COMPLETE for row in rows)
-    if complete >= LEAST_DRAWN:
+    if complete >= LEAST_COMPLETE:
         return ""
     ran = "no trial" if not complete else format_count(complete, "trial")
     return (
-        f"Parallel coordinates and slices are left out: {ran} ran in full, and with fewer than {LEAST_DRAWN} they show "
-        "no pattern."
+        f"Parallel coordinates and slices are left out: {ran} ran in full, and with fewer than {LEAST_COMPLETE} they "
+        "show no pattern."
     )
 
 
@@ -99,7 +99,7 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) ->
     agreed = _rank_agreement(summary.rung_correlations)
     few = "" if complete >= MIN_COMPLETED else f" Importances are drawn from {MIN_COMPLETED} on."
     span, spanned = _least_span(tried, summary)
-    enough = complete >= LEAST_DRAWN
+    enough = complete >= LEAST_COMPLETE
     drawn = [
         (
             f"Parallel coordinates of {over}, coloured by {axis.words}{others}.{spanned}",
