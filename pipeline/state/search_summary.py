@@ -108,7 +108,7 @@ def describe_summary(summary: SearchSummary, folder: str = "results/search", *, 
     if summary.all_settings_tried:
         lines.insert(1, _line("", "every configuration of the space has been tried"))
     if summary.stopped_by:
-        lines.insert(1, _line("ended", f"early by {summary.stopped_by}"))
+        lines.insert(1, _line("", f"ended early by {summary.stopped_by}"))
     lines += [_line("" if number else "health", line) for number, line in enumerate(describe_findings(summary.health))]
     return "\n".join([*lines, _line("results", folder)])
 

@@ -323,6 +323,9 @@ def test_end_of_a_search_is_told_in_the_layout_of_the_plan_and_in_plain_words() 
     assert "pruned" not in said
     assert "val/accuracy of the controls, measured alike: baseline 0." in said
     assert "epochs are left" not in describe_summary(summary)
+    stopped = SearchSummary.model_validate(found | {"stopped_by": "sar-search stop --finish"})
+    assert "\n          ended early by sar-search stop --finish\n" in describe_summary(stopped, planned=4)
+    assert "epochs are left" not in " ".join(describe_summary(stopped, planned=4).split())
     found["epochs"]["saved_by_stopping"] = 0
     found["spent"]["worker_hours_saved_by_stopping"] = 0.05
     said = " ".join(describe_summary(SearchSummary.model_validate(found)).split())
