@@ -14,7 +14,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.environment import removed_variables
 from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
-from pipeline.preflight.image_sizes import describe_sizes
+from pipeline.preflight.image_sizes import describe_masks, describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.search_budget import check_limits
@@ -67,6 +67,7 @@ def run_check(
         said = "environment variables that would override params.yaml (docs/environment.md)"
         yield f"{'ignored':<10}{', '.join(ignored)}: {said}"
     yield from describe_sizes(workspace, plan.params)
+    yield from describe_masks(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
     tasks, done = (yield from decide_on_searches(plan, resume_anyway=resume_anyway, new=new)), None

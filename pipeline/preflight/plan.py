@@ -133,10 +133,11 @@ class Plan:
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source, architecture = self.source, self.network.architecture
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
+        objects = f", {source.objects}" if source.objects else ""
         controls = f"{len(self.space.controls)} control{'s' * (len(self.space.controls) != 1)}"
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
-            f"{len(source.classes)} classes{test}",
+            f"{len(source.classes)} classes{test}{objects}",
             "model": f"{params.model.name}: {self.network.num_parameters:,} parameters, "
             f"{architecture.blocks} blocks, {architecture.grid[0]} x {architecture.grid[1]} patches, on {self.device}",
             "search": f"{describe_trials(params, self.space)} and {controls} ({', '.join(self.space.controls)}) over "
@@ -161,7 +162,9 @@ class Plan:
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[2:2] = [("", line) for line in self.freezing]
-        listed[1:1] = [("", note) for note in (*source.notes, *describe_balance(params, self.space, source))]
+        listed[1:1] = [
+            ("", note) for note in (*source.notes, *source.doubts, *describe_balance(params, self.space, source))
+        ]
         listed = [*self._describe_folds().items(), *listed]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
 
