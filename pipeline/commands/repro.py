@@ -32,7 +32,7 @@ DRY = frozenset({"--dry", "--no-commit"})
 
 
 def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
-    """Checks, runs `dvc repro` and prints the results.
+    """Checks, runs `dvc repro` and prints the results. `pipeline.cli` has said so, and made the first checks.
 
     Args:
         workspace: the checkout.
@@ -45,7 +45,6 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
     with alone_with_dvc(workspace, "make repro"):
-        print("checking the parameters, and estimating the run", flush=True)
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
         if trouble := git_problem(workspace.root):

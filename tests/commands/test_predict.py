@@ -142,6 +142,7 @@ def test_the_command_writes_overlays(
 ) -> None:
     monkeypatch.chdir(workspace.root)
     done = CliRunner().invoke(cli, ["predict", str(pictures[0] / "a.png"), "--overlays", str(tmp_path / "seen")])
+    assert done.stdout.rstrip().endswith(f"  -> {tmp_path / 'seen' / 'a.png'}")
     assert done.exit_code == 0, done.exception
     assert [path.name for path in (tmp_path / "seen").iterdir()] == ["a.png"]
 
@@ -181,13 +182,27 @@ def test_a_huge_file_is_not_read(
     [
         ("nobody", "has no such model"),
         ("7", "has no such model"),
-        ("models:/other@champion", "has no such model"),
+        ("models:/other@champion", "has no model 'other'"),
         ("models:/other", "needed: models:/name@alias"),
     ],
 )
 def test_a_model_that_there_is_not_is_told(workspace: Workspace, model: str, says: str) -> None:
     with pytest.raises(UserError, match=f"--model .*{says}"):
         list(classify_files(workspace, [Path("a.png")], model=model))
+
+
+def test_without_a_run_the_answer_is_that_of_the_list_of_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    none = Workspace(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"^sqlite:.* has no model 'sar-digits'\n  `make repro` registers one"):
+        list(classify_files(none, [Path("a.png")]))
+    with (
+        none.locked("make repro", lock="repro"),
+        pytest.raises(UserError, match="no model yet: the pipeline is running in this checkout; wait until it has"),
+    ):
+        list(classify_files(none, [Path("a.png")]))
 
 
 def test_a_version_is_chosen_by_its_number(workspace: Workspace, pictures: tuple[Path, np.ndarray]) -> None:
