@@ -101,8 +101,8 @@ def repro(arguments: tuple[str, ...]) -> None:
     """Check, run every stage that is not up to date (`dvc repro`), and print the results."""
     check_temporary()
     workspace, doing = find_workspace(), "make repro"
-    with workspace.locked(doing, lock="repro"):
-        pass  # raises at once if the pipeline is running; the lock is taken when the imports are done
+    with workspace.locked(doing, lock="repro"), workspace.locked(doing):
+        pass  # raises at once if the pipeline or a stage is running; the lock is taken when the imports are done
     click.echo("checking the parameters, and estimating the run")
     _check_parameters(workspace)
     from pipeline.commands.repro import reproduce

@@ -15,10 +15,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
+from support.prepared_digits import write_digits
 
 from pipeline.cli import cli
 from pipeline.commands import predict
 from pipeline.commands.predict import classify_files, export_model, format_prediction
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError
 from pipeline.figures.overlay import STRENGTH, attention_overlay
 from pipeline.models.build import build_model
@@ -189,6 +192,22 @@ def test_a_huge_file_is_not_read(
 def test_a_model_that_there_is_not_is_told(workspace: Workspace, model: str, says: str) -> None:
     with pytest.raises(UserError, match=f"--model .*{says}"):
         list(classify_files(workspace, [Path("a.png")], model=model))
+
+
+def test_picture_that_the_docs_write_is_one_of_the_test_images(
+    workspace: Workspace, network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/registry/serving.md").read_text()
+    (code,) = (
+        each.partition("```")[0] for each in page.split("```python\n") if "photo.png" in each.partition("```")[0]
+    )
+    write_digits(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    split = read_split(tmp_path / "data/split.json", data_hash=open_prepared(tmp_path / "data/prepared").data_hash)
+    image = open_prepared(tmp_path / "data/prepared").images[split.test[:1]]
+    (answer,) = classify_files(workspace, [tmp_path / "photo.png"])
+    np.testing.assert_allclose([*answer["probabilities"].values()], expected(network, image[..., 0])[0], atol=1e-5)
 
 
 def test_without_a_run_the_answer_is_that_of_the_list_of_models(
