@@ -302,7 +302,7 @@ def models() -> None:
 
 
 @cli.command()
-@click.argument("images", nargs=-1, type=FilePath(), metavar="IMAGES...")
+@click.argument("images", nargs=-1, type=FilePath())
 @click.option("--model", default=None, help=WHICH_MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with the probabilities of all classes.")
 @click.option("--overlays", default=None, type=FilePath(), metavar="FOLDER", help="Write images of the attention here.")

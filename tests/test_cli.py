@@ -361,11 +361,13 @@ def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: 
     saved = ("--save", str(checkout.root / "backbone"))
     done = command("train", *saved, "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
     assert done.status == 0, done.err
-    *lines, used, left = done.out.strip().splitlines()
+    first, explained, *lines, used, left = done.out.strip().splitlines()
+    assert first.startswith("training: vit_tiny_patch16_224 (")
+    assert explained.startswith("METHOD/value: ")
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert "val/spatial_entropy/value" in lines[-1]
     assert used.startswith("used: CPU cores ")
-    assert left.startswith(f"{saved[1]}: the checkpoint; ")
+    assert left.startswith(f"{saved[1]}: the checkpoint of the last epoch; ")
 
 
 def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> None:

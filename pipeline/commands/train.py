@@ -82,14 +82,15 @@ def train_once(workspace: Workspace, overrides: Values, save: Path | None = None
         yield f"{save}: has epoch {resume['epoch']} of {params.train.epochs}"
     yield _describe_training(params, data, run)
     epochs = train_run(run, params, data, seed=params.base.seed, resume=resume)
-    used = []
+    used, explained = [], False
     try:
         for epoch in epochs:
             if save is not None:
                 _save(save, epoch.model, {**run.sidecar, "training": training}, epoch.state())
-            if not used and any(name.endswith("/value") for name in epoch.metrics):
-                yield OWN_VALUE
             own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]
+            if own and not explained:
+                explained = True
+                yield OWN_VALUE
             figures = "  ".join(f"{name} {epoch.metrics[name]:.4f}" for name in (*MAX_LISTED, *own))
             yield f"epoch {epoch.number}/{params.train.epochs}  {figures}  {epoch.metrics['seconds']:.1f} s"
             used.append((epoch.metrics["seconds"], epoch.usage))

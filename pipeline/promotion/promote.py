@@ -59,7 +59,7 @@ def open_store(workspace: Workspace) -> Store:
 
 @contextmanager
 def unless_running(workspace: Workspace) -> Iterator[None]:
-    """Within the block, if there is no model yet and the pipeline runs, the error says that it runs.
+    """Says in the error that the pipeline is running, if within the block there is no model yet.
 
     Args:
         workspace: Workspace of the checkout.
