@@ -75,7 +75,7 @@ def test_known_set_is_found_in_the_default_folder_and_what_is_odd_is_printed(
     assert open_prepared(workspace.prepared).classes == ("Abyssinian", "American Bulldog")
 
 
-@pytest.mark.parametrize("share", [0.5, 0.6])
+@pytest.mark.parametrize("share", [0.5, 0.6, 1.0])
 def test_masks_most_of_which_tell_nothing_are_warned_of_last(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], share: float
 ) -> None:
@@ -89,7 +89,8 @@ def test_masks_most_of_which_tell_nothing_are_warned_of_last(
     said = " ".join(capsys.readouterr().out.split())
     assert "(a trimap?): " in said
     assert "convert it to 0 background, 1 object, 255 undecided (docs/own-images/decoding.md)" in said
-    assert ("WARNING: 6 of 10 masks do not show where the object is" in said) == (share > 0.5)
+    assert (f"WARNING: {share * 10:.0f} of 10 masks do not show where the object is" in said) == (share > 0.5)
+    assert ("is of the others alone" in said, "A run says nothing of it then" in said) == (share == 0.6, share == 1.0)
 
 
 def test_known_set_that_changes_is_noticed_and_one_that_goes_is_not_missed(
