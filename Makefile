@@ -47,6 +47,10 @@ WHOLE := import os, sys, sysconfig; sys.exit(not os.path.isdir(sysconfig.get_pat
 STALE := $(shell test -e .venv || exit 0; $(BIN)/python -Ic '$(WHOLE)' 2>/dev/null || { echo broken; exit 0; }; \
   test ! -e $(READY) || $(BIN)/python -Ic '$(PRESENT)' | cmp -s - $(READY) || echo moved)
 
+# Where there is a terminal, the installer shows how far it is.
+QUIET = $(shell test -t 2 || echo --quiet)
+comma := ,
+
 # Each script names this environment's Python, whatever signs its path has; pip's own lets the shell read them.
 define MEND
 import pathlib, re, shlex, sys
@@ -150,17 +154,18 @@ $(READY): export PYTHONPATH :=
 $(READY):
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@echo "$(if $(filter moved,$(STALE)),.venv was not made for this folder and Python; mending it,making .venv from requirements.lock (once; a few GB))"
+	@echo "$(if $(filter moved,$(STALE)),.venv was not made for this folder and Python; mending it,making .venv from requirements.lock: once, about 7 GB on disk and some minutes$(if $(QUIET),$(comma) in which nothing is printed))"
 	@$(if $(filter moved,$(STALE)),$(BIN)/python,"$(PYTHON)") -m venv $(if $(filter broken,$(STALE)),--clear) .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	@test -x $(BIN)/uv || { echo "error: pip has put uv elsewhere than into .venv: the settings that" \
 	  "'pip config list' shows redirect it (target, prefix, root or dry-run). Take that out there." >&2; exit 2; }
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock \
+	@$(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock \
 	  || { echo "uv could not; trying pip"; \
-	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
+	       $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check --require-hashes -r requirements.lock; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c "$$MEND"
 	@$(BIN)/python -c 'from pipeline.regularizers.kernels import entropy_numba; entropy_numba.compile_ahead()'
 	@$(BIN)/python -Ic '$(PRESENT)' > $@
+	@echo ".venv is ready.$(if $(filter environment,$(MAKECMDGOALS)), Next: make repro$(comma) or source .venv/bin/activate and sar-search check)"

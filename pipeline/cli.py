@@ -1,5 +1,6 @@
 """The `sar-search` command. It parses arguments; `pipeline.commands` and the rooms below do the work."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import run_entry
 from pipeline.environment import clean_environment
 from pipeline.files.paths import expand_home
-from pipeline.workspace import find_workspace
+from pipeline.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
     from pipeline.cluster.launch.cluster_files import Cluster
@@ -39,6 +40,12 @@ def main() -> None:
     run_entry(_parse_and_call)
 
 
+def _announce(doing: str) -> None:
+    """Says on a terminal what is done now, before imports that take seconds. Standard output stays as it is."""
+    if sys.stderr.isatty():
+        click.echo(f"{doing} ...", err=True)
+
+
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
@@ -64,6 +71,13 @@ def cli() -> None:
     """
 
 
+def _check_parameters(workspace: Workspace) -> None:
+    """Makes those checks of the parameters that need none of the imports that take seconds."""
+    from pipeline.preflight.search_budget import read_parameters
+
+    read_parameters(workspace)
+
+
 @cli.command()
 @click.option("--resume-anyway", is_flag=True, help="Resume a search that other code or versions began.")
 @click.option("--new", is_flag=True, help="Begin a new search in place of one that other code or versions began.")
@@ -73,13 +87,14 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     if resume_anyway and new:
         raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
-    from pipeline.commands.check import CHECKING, run_check
+    workspace = find_workspace()
+    _announce("checking the parameters, and estimating the run")
+    _check_parameters(workspace)
+    from pipeline.commands.check import run_check
     from pipeline.console.format import fit_lines
 
-    click.echo(CHECKING)
     _print(
-        fit_lines(line)
-        for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure)
+        fit_lines(line) for line in run_check(workspace, resume_anyway=resume_anyway, new=new, measured=not no_measure)
     )
 
 
@@ -88,9 +103,14 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
 def repro(arguments: tuple[str, ...]) -> None:
     """Check, run every stage that is not up to date (`dvc repro`), and print the results."""
     check_temporary()
+    workspace, doing = find_workspace(), "make repro"
+    with workspace.locked(doing, lock="repro"), workspace.locked(doing):
+        pass  # raises at once if the pipeline or a stage is running; the lock is taken when the imports are done
+    click.echo("checking the parameters, and estimating the run")
+    _check_parameters(workspace)
     from pipeline.commands.repro import reproduce
 
-    sys.exit(reproduce(find_workspace(), arguments))
+    sys.exit(reproduce(workspace, arguments))
 
 
 @cli.command()
@@ -120,9 +140,14 @@ def datasets() -> None:
 )
 def train(overrides: tuple[str, ...], save: Path | None) -> None:
     """Train one configuration, without a search, and print its epochs."""
+    from pipeline.config import load_params
+
+    workspace = find_workspace()
+    load_params(workspace.params)  # before imports that take seconds
+    _announce("reading the data and building the network")
     from pipeline.commands.train import parse_assignments, train_once
 
-    _print(train_once(find_workspace(), parse_assignments(overrides), save))
+    _print(train_once(workspace, parse_assignments(overrides), save))
 
 
 @cli.command()
@@ -238,36 +263,49 @@ def gc(dry_run: bool, keep: int) -> None:
     _print(collect_garbage(find_workspace(), keep=keep, dry_run=dry_run))
 
 
+def _open_registry() -> Workspace:
+    """Returns the checkout, before the import of MLflow, after a check of its parameters."""
+    from pipeline.config import load_params
+
+    workspace = find_workspace()
+    load_params(workspace.params)
+    _announce("asking the registry")
+    return workspace
+
+
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it.")
 @click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this version instead.")
 @click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
     """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
+    workspace = _open_registry()
     from pipeline.promotion.promote import promote_challenger
 
-    _print(promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version))
+    _print(promote_challenger(workspace, reason, dry_run=dry_run, version=version))
 
 
 @cli.command()
 @click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def rollback(reason: str | None) -> None:
     """Make the previous champion champion again."""
+    workspace = _open_registry()
     from pipeline.promotion.promote import restore_champion
 
-    _print(restore_champion(find_workspace(), reason))
+    _print(restore_champion(workspace, reason))
 
 
 @cli.command()
 def models() -> None:
     """List the registered versions, their aliases, and every move of the champion."""
+    workspace = _open_registry()
     from pipeline.promotion.promote import describe_models
 
-    _print(describe_models(find_workspace()))
+    _print(describe_models(workspace))
 
 
 @cli.command()
-@click.argument("images", nargs=-1, required=True, type=FilePath())
+@click.argument("images", nargs=-1, type=FilePath())
 @click.option("--model", default=None, help=WHICH_MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with the probabilities of all classes.")
 @click.option("--overlays", default=None, type=FilePath(), metavar="FOLDER", help="Write images of the attention here.")
@@ -275,11 +313,17 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
     """Classify image files (in folders, all files) with the registered model."""
     import json
 
-    from pipeline.commands.predict import classify_files, format_prediction
     from pipeline.errors import UserError
 
+    if not images:
+        raise click.UsageError("Name image files or folders, as in: sar-search predict photo.jpg")
+    workspace = _open_registry()
+    if not any(map(os.path.lexists, images)):
+        raise UserError(f"{images[0]}: No such file or directory")
+    from pipeline.commands.predict import classify_files, format_prediction
+
     answers = []
-    for answer in classify_files(find_workspace(), images, model=model, overlays=overlays):
+    for answer in classify_files(workspace, images, model=model, overlays=overlays):
         answers.append(answer)
         if not as_json:
             click.echo(format_prediction(answer))

@@ -89,7 +89,7 @@ def test_check_prints_the_plan_and_starts_nothing(
     done = command("check")
     assert done.status == 0, done.err
     assert "ignored   MLFLOW_RUN_ID" in done.out
-    for words in ("1,797 images of 12 x 12, 10 classes", "2 trials and 2 controls", "mlflow.db"):
+    for words in ("1,797 images of 12 x 12, 10 classes, 1,797 with a mask", "2 trials and 2 controls", "mlflow.db"):
         assert words in done.out
     # Twelve runs of three epochs: those four, and with two further seeds both controls and the two best.
     assert "up to 2, and the controls, with further seeds: at most 8 runs" in done.out
@@ -361,11 +361,13 @@ def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: 
     saved = ("--save", str(checkout.root / "backbone"))
     done = command("train", *saved, "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
     assert done.status == 0, done.err
-    *lines, used, left = done.out.strip().splitlines()
+    first, explained, *lines, used, left = done.out.strip().splitlines()
+    assert first.startswith("training: vit_tiny_patch16_224 (")
+    assert explained.startswith("METHOD/value: ")
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert "val/spatial_entropy/value" in lines[-1]
     assert used.startswith("used: CPU cores ")
-    assert left.startswith(f"{saved[1]}: the checkpoint; ")
+    assert left.startswith(f"{saved[1]}: the checkpoint of the last epoch; ")
 
 
 def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> None:

@@ -99,8 +99,33 @@ def test_new_checkout_makes_an_environment(nasty: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy2(ROOT / name, nasty / name)
     said = make(nasty, "-n", "check").stdout
-    assert "making .venv from requirements.lock" in said
+    assert (
+        'echo "making .venv from requirements.lock: once, about 7 GB on disk and some minutes, in which nothing is '
+        'printed"\n'
+    ) in said
     assert '"python3" -m venv  .venv' in said
+    assert "uv pip install --quiet --compile-bytecode" in said
+    assert 'echo ".venv is ready."\nsar-search check\n' in said
+    next_step = "Next: make repro, or source .venv/bin/activate and sar-search check"
+    assert make(nasty, "-n", "environment").stdout.endswith(f'echo ".venv is ready. {next_step}"\n')
+
+
+def test_installer_shows_its_progress_on_a_terminal(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    outside, inside = os.openpty()
+    try:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        command = ["make", "-n", "environment"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=kept, stdout=subprocess.PIPE, stderr=inside, text=True, timeout=60
+        )
+    finally:
+        os.close(inside)
+        os.close(outside)
+    assert "uv pip install  --compile-bytecode" in done.stdout
+    assert "about 7 GB on disk and some minutes" in done.stdout
+    assert "nothing is printed" not in done.stdout
 
 
 def test_environment_that_was_moved_is_mended(tmp_path: Path, nasty: Path) -> None:

@@ -14,11 +14,12 @@ from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
 from pipeline.figures.overlay import attention_overlay
 from pipeline.files.user_files import why_unreadable
-from pipeline.promotion.promote import open_store
+from pipeline.promotion.promote import open_store, unless_running
 from pipeline.tracking.registry.champion import CHAMPION
 from pipeline.tracking.registry.loading import load_registered
-from pipeline.tracking.registry.weights_download import find_version
-from pipeline.tracking.store import Store
+from pipeline.tracking.registry.versions import read_model
+from pipeline.tracking.registry.weights_download import SPEC, find_version
+from pipeline.tracking.store import Store, client
 from pipeline.workspace import Workspace
 
 Answer = Mapping[str, Any]
@@ -81,7 +82,7 @@ def classify_files(
 
 
 def format_prediction(answer: Answer) -> str:
-    """Returns a line with file, class, probability and the second most probable class.
+    """Returns a line with file, class, probability, the second most probable class, and the overlay if one was written.
 
     Args:
         answer: a result of `classify_files`.
@@ -90,7 +91,8 @@ def format_prediction(answer: Answer) -> str:
         return f"{answer['image']}  error: {answer['error']}"
     ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])[1:2]
     then = "".join(f"  (then {name} {share:.3f})" for name, share in ranked)
-    return f"{answer['image']}  {answer['name']}  {answer['probability']:.3f}{then}"
+    written = f"  -> {answer['overlay']}" if "overlay" in answer else ""
+    return f"{answer['image']}  {answer['name']}  {answer['probability']:.3f}{then}{written}"
 
 
 def chosen_version(workspace: Workspace, store: Store, model: str | None) -> tuple[str, int]:
@@ -112,6 +114,12 @@ def chosen_version(workspace: Workspace, store: Store, model: str | None) -> tup
     try:
         return find_version(store, spec)
     except ValueError as error:
+        if named := SPEC.fullmatch(spec):
+            try:
+                with unless_running(workspace):
+                    read_model(store, client(store), named["name"])
+            except UserError as missing:
+                raise UserError(str(missing) if model is None else f"--model {spec}: {missing}") from None
         hint = "; `sar-search promote` makes a champion, --model challenger takes the newest" if model is None else ""
         raise UserError(f"--model {spec}: {error}{hint}") from None
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from pipeline.commands.check import CHECKING, run_check
+from pipeline.commands.check import run_check
 from pipeline.commands.results import describe_results
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.console.format import fit_lines
@@ -36,7 +36,7 @@ DRY = frozenset({"--dry", "--no-commit"})
 
 
 def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
-    """Checks, runs `dvc repro` and prints the results.
+    """Checks, runs `dvc repro` and prints the results. `pipeline.cli` has said so, and made the first checks.
 
     Args:
         workspace: the checkout.
@@ -49,7 +49,6 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
     with alone_with_dvc(workspace, "make repro"):
-        print(CHECKING, flush=True)
         announced = []
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(fit_lines(line), flush=True)

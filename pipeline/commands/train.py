@@ -15,6 +15,7 @@ from pipeline.assembly import TrainingData, TrainingRun, build_run, load_data, l
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import Params, Values, load_params
 from pipeline.config.yaml import parse_yaml
+from pipeline.console.format import format_count
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.guides import train_guides
 from pipeline.inputs.resolved_weights import resolve_weights
@@ -28,6 +29,9 @@ from pipeline.workspace import Workspace
 
 MAX_LISTED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 """Metrics that every epoch's line shows."""
+
+OWN_VALUE = "METHOD/value: what that method of regularisation lowers; with weight 0 it is only measured"
+"""Line that explains the further metrics."""
 
 
 def parse_assignments(overrides: Sequence[str]) -> Values:
@@ -51,7 +55,7 @@ def parse_assignments(overrides: Sequence[str]) -> Values:
 def train_once(workspace: Workspace, overrides: Values, save: Path | None = None) -> Iterator[str]:
     """Trains a configuration on train, scores it on val, and yields a line an epoch.
 
-    Another line, at the end, has the usage of the machine.
+    A line before them says what is trained on what. Another line, at the end, has the usage of the machine.
 
     Args:
         workspace: the checkout.
@@ -76,13 +80,17 @@ def train_once(workspace: Workspace, overrides: Values, save: Path | None = None
     resume = None if save is None else _resume(save, run, training)
     if resume is not None:
         yield f"{save}: has epoch {resume['epoch']} of {params.train.epochs}"
+    yield _describe_training(params, data, run)
     epochs = train_run(run, params, data, seed=params.base.seed, resume=resume)
-    used = []
+    used, explained = [], False
     try:
         for epoch in epochs:
             if save is not None:
                 _save(save, epoch.model, {**run.sidecar, "training": training}, epoch.state())
             own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]
+            if own and not explained:
+                explained = True
+                yield OWN_VALUE
             figures = "  ".join(f"{name} {epoch.metrics[name]:.4f}" for name in (*MAX_LISTED, *own))
             yield f"epoch {epoch.number}/{params.train.epochs}  {figures}  {epoch.metrics['seconds']:.1f} s"
             used.append((epoch.metrics["seconds"], epoch.usage))
@@ -98,7 +106,25 @@ def train_once(workspace: Workspace, overrides: Values, save: Path | None = None
     if said := describe_usage(summarise_usage(used)):
         yield f"used: {said}"
     if save is not None:
-        yield f"{save}: the checkpoint; model.pretrained and regularizer.guided_transfer.source can name it"
+        named = "model.pretrained and regularizer.guided_transfer.source can name it"
+        yield f"{save}: the checkpoint of the last epoch; {named}"
+
+
+def _describe_training(params: Params, data: TrainingData, run: TrainingRun) -> str:
+    """Returns a line about data, network and threads of a training.
+
+    Args:
+        params: the parameters.
+        data: the training data.
+        run: the network and its regularisers.
+    """
+    weights = sum(each.numel() for each in run.model.parameters())
+    split, threads = data.split, format_count(torch.get_num_threads(), "thread")
+    return (
+        f"training: {params.model.name} ({weights:,} parameters) on {len(split.train):,} images of {params.set_name}, "
+        f"scored on {len(split.val):,} others (val); the {len(split.test):,} test images are not used; "
+        f"{format_count(params.train.epochs, 'epoch')} on {data.device}, {threads}"
+    )
 
 
 def _check_folder(workspace: Workspace, save: Path) -> None:

@@ -16,9 +16,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from pipeline.data.names import name_key
 from pipeline.data.system_files import is_leaving, leaving_kinds
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_whole
@@ -95,11 +97,24 @@ def list_root(root: Path, cache: Path | None = None) -> Listing:
         identity = _archive_identity(root)
     except OSError as error:
         raise UserError(
-            f"params.yaml: prepare.root: {format_names(str(root))}: {error.strerror or error}. Set it to the folder or "
-            "archive of your pictures; a relative path starts at the checkout."
+            f"params.yaml: prepare.root: {format_names(os.path.realpath(root))}: {error.strerror or error}."
+            f"{_describe_near(root)} Set it to the folder or archive of your pictures; a relative path starts at the "
+            "checkout."
         ) from None
     kept = cache / f"listing-{identity[:16]}.json" if cache else None
     return (kept and _cached_listing(kept, identity)) or _list_archive(root, identity, kept)
+
+
+def _describe_near(root: Path) -> str:
+    """Returns a sentence on what lies beside a missing root and has nearly its name; "" if nothing does."""
+    try:
+        place = Path(os.path.realpath(root))
+        beside = [] if os.path.lexists(place) else [each for each in os.listdir(place.parent) if not is_leaving(each)]
+    except (OSError, ValueError):
+        return ""
+    by_key = {name_key(each): each for each in beside}
+    near = get_close_matches(name_key(place.name), by_key, n=1, cutoff=0.7)
+    return f" There is {format_names(str(place.parent / by_key[near[0]]))}." if near else ""
 
 
 def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payload]]:

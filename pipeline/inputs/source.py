@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.console.format import format_count
+from pipeline.data.decode.masks import ADVICE
 from pipeline.data.prepared.prepared import Manifest, open_prepared
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import preview_dataset
@@ -117,9 +119,31 @@ def describe_warnings(manifest: Manifest) -> Iterator[str]:
         yield f"labels: the set's own labels {some} are numbered 0 to {len(originals) - 1} here"
     for kind, found in manifest.get("remarks", {}).items():
         some = ", ".join(found["first"][:3]) + (", ..." if found["files"] > 3 else "")
-        yield f"{kind}: {found['files']:,} files ({some})"
+        advice = f". {ADVICE[kind]} (docs/own-images/decoding.md)" if kind in ADVICE else ""
+        yield f"{kind}: {format_count(found['files'], 'file')} ({some}){advice}"
     for name, reason in list(manifest.get("skipped", {}).items())[:10]:
         yield f"left out: {name}: {reason}"
+
+
+def warn_of_masks(manifest: Manifest, masks: int) -> str:
+    """Returns a warning if most masks of a set that has just been prepared tell nothing; empty if they do not.
+
+    Args:
+        manifest: manifest of the prepared set.
+        masks: number of masks of the source; 0 if it has none.
+    """
+    found = manifest.get("remarks", {})
+    useless = sum(found[kind]["files"] for kind in ADVICE if kind in found)
+    if 2 * useless <= masks or not masks:
+        return ""
+    left = (
+        "What a run says of attention is of the others alone." if useless < masks else "A run says nothing of it then."
+    )
+    return (
+        f"WARNING: {useless:,} of {masks:,} masks do not show where the object is, so attention cannot be scored "
+        f"against them. {left} The lines above name some of them. Mend "
+        f"them, and run `{single_item_command('prepare')}` (docs/own-images/decoding.md)."
+    )
 
 
 def check_source_unchanged(workspace: Workspace, params: Params, source: Preview) -> None:

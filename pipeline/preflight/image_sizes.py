@@ -1,13 +1,15 @@
-"""Effect of prepare.image_size on the source's images, described before they are prepared."""
+"""A sample of the source's files before they are prepared: effect of prepare.image_size, and odd masks, in words."""
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.config import Params
+from pipeline.data.archive import format_names
+from pipeline.data.decode.masks import ADVICE
 from pipeline.data.decode.open_image import Size
-from pipeline.data.sources.size_sample import sample_sizes
-from pipeline.errors import UserError
+from pipeline.data.sources.size_sample import sample_masks, sample_sizes
+from pipeline.errors import UserError, list_first
 from pipeline.inputs.source import source_config
 from pipeline.workspace import Workspace
 
@@ -33,6 +35,38 @@ def describe_sizes(workspace: Workspace, params: Params) -> list[str]:
     except UserError:  # other checks report it; without the source, data/prepared may suffice
         return []
     return size_lines(sizes, params.prepare.image_size) if sizes else []
+
+
+def describe_masks(workspace: Workspace, params: Params) -> list[str]:
+    """Returns lines about a sample of the masks of the user's own pictures; none if there are none to be read.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+    """
+    try:
+        remarks = sample_masks(source_config(workspace, params))
+    except UserError:  # as for the pictures
+        return []
+    return mask_lines(remarks) if remarks else []
+
+
+def mask_lines(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns lines about masks that were looked at.
+
+    Args:
+        remarks: Remarks about each mask, by name.
+    """
+    by_remark: dict[str, list[str]] = {}
+    for name, found in remarks.items():
+        for remark in found:
+            by_remark.setdefault(remark, []).append(name)
+    lines = [f"{'masks':<10}{len(remarks):,} looked at{'' if by_remark else ': nothing about them is odd'}"]
+    for remark, names in sorted(by_remark.items(), key=lambda each: -len(each[1])):
+        lines.append(f"{'':<10}{len(names):,} of these: {remark} ({list_first(map(format_names, names), 2)})")
+        if remark in ADVICE:
+            lines.append(f"{'':<10}{ADVICE[remark]} (docs/own-images/decoding.md)")
+    return lines
 
 
 def size_lines(sizes: Sequence[Size], side: int) -> list[str]:

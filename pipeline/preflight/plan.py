@@ -1,19 +1,17 @@
 """The plan of a run, checked before anything starts, so that every mistake that can be found early is found here."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from pipeline.config import Content, Params, load_params, part_params
+from pipeline.config import Content, Params, part_params
 from pipeline.console.format import format_count
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import Split, read_split
-from pipeline.errors import UserError, format_value, quote_name
+from pipeline.errors import UserError, quote_name
 from pipeline.inputs.choice_metric import MIN_MASKED, explain_choice, resolve_choice
 from pipeline.inputs.data_split import check_folds, compute_split
 from pipeline.inputs.guides import describe_guide
@@ -28,13 +26,12 @@ from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
 from pipeline.preflight.run_resources import trial_resources
 from pipeline.preflight.search_budget import (
-    check_budget_epochs,
     check_checkpoints,
-    check_grace_period,
     describe_budget,
     describe_rungs,
     describe_trials,
     max_epochs,
+    read_parameters,
 )
 from pipeline.preflight.validate import (
     check_masks,
@@ -70,7 +67,7 @@ from pipeline.tune.objectives.objectives import (
 )
 from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
 from pipeline.tune.selection.choice import describe_rule
-from pipeline.tune.space import SearchSpace, load_space
+from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.samplers import check_sampler
 from pipeline.tune.study.studies import num_studies
 from pipeline.tune.study.warm_start import PriorResult, check_points
@@ -134,10 +131,11 @@ class Plan:
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source, architecture = self.source, self.network.architecture
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
+        objects = f", {source.objects}" if source.objects else ""
         controls = f"{len(self.space.controls)} control{'s' * (len(self.space.controls) != 1)}"
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
-            f"{len(source.classes)} classes{test}",
+            f"{len(source.classes)} classes{test}{objects}",
             "model": f"{params.model.name}: {self.network.num_parameters:,} parameters, "
             f"{architecture.blocks} blocks, {architecture.grid[0]} x {architecture.grid[1]} patches, on {self.device}",
             "search": f"{describe_trials(params, self.space)} and {controls} ({', '.join(self.space.controls)}) over "
@@ -162,7 +160,9 @@ class Plan:
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[2:2] = [("", line) for line in self.freezing]
-        listed[1:1] = [("", note) for note in (*source.notes, *describe_balance(params, self.space, source))]
+        listed[1:1] = [
+            ("", note) for note in (*source.notes, *source.doubts, *describe_balance(params, self.space, source))
+        ]
         listed = [*self._describe_folds().items(), *listed]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
 
@@ -356,14 +356,7 @@ def make_plan(workspace: Workspace) -> Plan:
     Raises:
         UserError: A check fails; the first failure is reported.
     """
-    params = load_params(workspace.params)
-    space = load_space(_space_path(workspace, params), params, shown_as=params.search.space)
-    if params.retrain.control not in space.controls:
-        known = ", ".join(space.controls)
-        given = format_value(params.retrain.control)
-        raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
-    check_grace_period(params, space)
-    check_budget_epochs(params, space)
+    params, space = read_parameters(workspace)
     check_seeds(params)
     check_objectives(params)
     check_sampler(params, space)
@@ -414,15 +407,3 @@ def make_plan(workspace: Workspace) -> Plan:
         freezing=describe_freezing(params, space, network),
         prior_results=tuple(beforehand),
     )
-
-
-def _space_path(workspace: Workspace, params: Params) -> Path:
-    path = workspace.root / params.search.space
-    if not os.path.isfile(path):  # Path.is_file raises an error for a very long name
-        spaces = (workspace.root / "search_spaces").glob("*.yaml")
-        there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
-        raise UserError(
-            f"params.yaml: search.space: no file {quote_name(params.search.space)}; there are "
-            f"{', '.join(there) or 'none'}"
-        )
-    return path

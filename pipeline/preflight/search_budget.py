@@ -1,8 +1,15 @@
-"""Budget of a search, and the rungs at which it pauses or stops trials: checked, and described in words."""
+"""Parameters and space of a search, its budget, and the rungs at which it pauses or stops trials: checks and words.
 
-from pipeline.config import Params
+This module imports neither Ray nor torch, so that a command can check all this before it imports them.
+"""
+
+import os
+from pathlib import Path
+
+from pipeline.config import Params, load_params
 from pipeline.console.format import format_count
-from pipeline.errors import UserError
+from pipeline.errors import UserError, format_value, quote_name
+from pipeline.inputs.source import preview_source, source_config
 from pipeline.preflight.trial_forecast import forecast_trials
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.run_counts import (
@@ -14,9 +21,45 @@ from pipeline.tune.run_counts import (
     requested_trials,
 )
 from pipeline.tune.schedulers.rungs import PAUSING, automatic_grace_period, first_rung, rung_epochs
-from pipeline.tune.space import SearchSpace
+from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.studies import num_studies
 from pipeline.tune.task import Resources
+from pipeline.workspace import Workspace
+
+
+def read_parameters(workspace: Workspace) -> tuple[Params, SearchSpace]:
+    """Reads params.yaml and the search space, and checks all that needs neither the data nor the network.
+
+    Args:
+        workspace: The checkout.
+
+    Raises:
+        UserError: A check fails; the first failure is reported.
+    """
+    params = load_params(workspace.params)
+    space = load_space(_space_path(workspace, params), params, shown_as=params.search.space)
+    if params.retrain.control not in space.controls:
+        known = ", ".join(space.controls)
+        given = format_value(params.retrain.control)
+        raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
+    check_grace_period(params, space)
+    check_budget_epochs(params, space)
+    root = source_config(workspace, params).root
+    if params.prepare.dataset == "image_folder" and (root is None or not os.path.exists(root)):
+        preview_source(workspace, params)  # raises, unless data/prepared suffices
+    return params, space
+
+
+def _space_path(workspace: Workspace, params: Params) -> Path:
+    path = workspace.root / params.search.space
+    if not os.path.isfile(path):  # Path.is_file raises an error for a very long name
+        spaces = (workspace.root / "search_spaces").glob("*.yaml")
+        there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
+        raise UserError(
+            f"params.yaml: search.space: no file {quote_name(params.search.space)}; there are "
+            f"{', '.join(there) or 'none'}"
+        )
+    return path
 
 
 def check_budget_epochs(params: Params, space: SearchSpace) -> None:

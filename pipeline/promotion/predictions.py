@@ -20,13 +20,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.registration import ArmsTag
-from pipeline.assembly import TrainingData, load_data
 from pipeline.config import Params
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_file
@@ -37,6 +36,9 @@ from pipeline.tracking.registry.loading import fetch_predictions, load_registere
 from pipeline.tracking.registry.versions import HASH_TAG, PROCEDURE_TAG, WEIGHTS_TAG, Version
 from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.assembly import TrainingData
 
 BATCH = 256
 REGISTER = f"run `{single_item_command('register')}`, which sets the tags"
@@ -293,7 +295,7 @@ def _look(workspace: Workspace, store: Store, params: Params, *judged: Version) 
 
 def _run(
     workspace: Workspace, store: Store, params: Params, version: Version, challenger: Version
-) -> tuple[TrainingData, dict[str, list[Any]], int]:
+) -> tuple["TrainingData", dict[str, list[Any]], int]:
     """Runs a version on the challenger's test images.
 
     Args:
@@ -307,6 +309,8 @@ def _run(
         The data of this workspace, the version's answers by column ("name" and "probabilities"), and the look's
         number.
     """
+    from pipeline.assembly import load_data  # imports torch, which most judgements do without
+
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     here = {"sar.data_hash": data.prepared.data_hash, "sar.split_hash": data.split.split_hash}
     for tag, present in here.items():

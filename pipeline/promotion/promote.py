@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
@@ -26,9 +27,18 @@ from pipeline.score.metrics.chosen_metric import chosen_metric, find_metric
 from pipeline.score.metrics.metric import ACCURACY, Metric
 from pipeline.score.paired_test import PairedDifference, PairedScores, paired_difference, paired_score_difference
 from pipeline.state.looks import warn_of_look
+from pipeline.state.searches import describe_running
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
-from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, PROCEDURE_TAG, Version, require_whole, versions
+from pipeline.tracking.registry.versions import (
+    CHALLENGER,
+    HASH_TAG,
+    PROCEDURE_TAG,
+    NoModel,
+    Version,
+    require_whole,
+    versions,
+)
 from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -45,6 +55,24 @@ def open_store(workspace: Workspace) -> Store:
     store = resolve_store(load_params(workspace.params).tracking.uri, workspace.anchor)
     prepare_store(store)
     return store
+
+
+@contextmanager
+def unless_running(workspace: Workspace) -> Iterator[None]:
+    """Says in the error that the pipeline is running, if within the block there is no model yet.
+
+    Args:
+        workspace: Workspace of the checkout.
+
+    Raises:
+        UserError: there is no model, and the pipeline is running.
+    """
+    try:
+        yield
+    except NoModel:
+        if running := describe_running(workspace):
+            raise UserError(f"no model yet: {running}") from None
+        raise
 
 
 def promote_challenger(
@@ -72,9 +100,10 @@ def promote_challenger(
     name, store = params.model_name, open_store(workspace)
     if version is None:
         _require_that_of_results(workspace, params)
-    listed = {each.version: each for each in versions(store, name)}
-    _, champion = history(store, name)
-    challenger = _find_version(listed, name, version)
+    with unless_running(workspace):
+        listed = {each.version: each for each in versions(store, name)}
+        _, champion = history(store, name)
+        challenger = _find_version(listed, name, version)
     if challenger.version == champion:
         yield f"models:/{name}@champion is version {champion} already"
         return
@@ -116,12 +145,13 @@ def _find_version(listed: Mapping[int, Version], name: str, version: int | None)
         version: Number of the version; None for the challenger.
 
     Raises:
+        NoModel: there is no challenger.
         UserError: there is no such version.
     """
     if version is None:
         found = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
         if found is None:
-            raise UserError(f"{name!r} has no {CHALLENGER} to promote\n  `make repro` makes one")
+            raise NoModel(f"{name!r} has no {CHALLENGER} to promote\n  `make repro` makes one")
     elif (found := listed.get(version)) is None:
         raise UserError(f"{name!r} has no version {version}\n  `sar-search models` lists its versions")
     return found
@@ -165,7 +195,10 @@ def restore_champion(workspace: Workspace, reason: str | None) -> Iterator[str]:
         UserError: there is no previous champion, or the store fails.
     """
     name = load_params(workspace.params).model_name
-    yield from _describe_change(name, roll_back(open_store(workspace), name, reason=reason))
+    store = open_store(workspace)
+    with unless_running(workspace):
+        move = roll_back(store, name, reason=reason)
+    yield from _describe_change(name, move)
 
 
 def describe_models(workspace: Workspace) -> Iterator[str]:
@@ -178,7 +211,8 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         UserError: there is no such model, or the store fails.
     """
     name, store = load_params(workspace.params).model_name, open_store(workspace)
-    listed, (moves, _) = versions(store, name), history(store, name)
+    with unless_running(workspace):
+        listed, (moves, _) = versions(store, name), history(store, name)
     content = registered_json(workspace)
     shown = (content.version, content.model_hash) if content and content.name == name else None
     ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)

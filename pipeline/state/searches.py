@@ -28,6 +28,7 @@ from pipeline.tune.journal.records import (
     read_history,
 )
 from pipeline.tune.objectives.objectives import AUTO, NO_METRIC, Objectives, is_valid_result, objectives_from_content
+from pipeline.workspace import Workspace
 
 ID_LENGTH = 8
 
@@ -153,6 +154,20 @@ def find_searches(folder: Path) -> FoundSearches:
         if search.history.header:
             found.append(search)
     return FoundSearches(sorted(found, key=lambda search: -search.last_seen), sorted(unreadable))
+
+
+def describe_running(workspace: Workspace) -> str:
+    """Returns what of the pipeline runs in a checkout now, in words; empty if nothing does.
+
+    Args:
+        workspace: the checkout.
+    """
+    running = next((each.id for each in find_searches(workspace.searches).searches if each.runner() is not None), None)
+    if running is not None:
+        return f"search {running} is running; see `sar-search status {running}`"
+    if is_held(workspace.state / "repro.lock") or is_held(workspace.state / "stage.lock"):
+        return "the pipeline is running in this checkout; wait until it has ended"
+    return ""
 
 
 def read_search(folder: Path) -> SearchState:

@@ -21,12 +21,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-def imported_by(workspace: Workspace, *arguments: str) -> tuple[str, set[str]]:
-    """What `sar-search` prints, run as a process of its own, and the modules that it imports."""
+def run_command(workspace: Workspace, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`sar-search`, run as a process of its own, which also lists the modules that it imports."""
     command = [sys.executable, "-X", "importtime", "-m", "pipeline.cli", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout, {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True, check=False)
+
+
+def modules_of(listed: str) -> set[str]:
+    """The modules that a command has listed."""
+    return {line.rpartition("|")[2].strip() for line in listed.splitlines()}
+
+
+def imported_by(workspace: Workspace, *arguments: str) -> tuple[str, set[str]]:
+    """What `sar-search` prints, and the modules that it imports."""
+    done = run_command(workspace, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, modules_of(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +59,49 @@ def test_command_answers_without_importing_an_engine(
     assert said in printed
     assert module in modules
     assert not ENGINES & modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check"], "params.yaml: search.space: no file search_spaces/none.yaml"),
+        (["repro"], "params.yaml: search.space: no file search_spaces/none.yaml"),
+        (["predict", "nowhere.png"], "nowhere.png: No such file or directory"),
+        (["predict"], "Name image files or folders, as in: sar-search predict photo.jpg"),
+    ],
+    ids=["check", "repro", "predict", "predict nothing"],
+)
+def test_mistake_that_is_plain_is_told_before_an_engine_is_imported(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    workspace = make_workspace(tmp_path)
+    workspace.params.write_text("search: {space: search_spaces/none.yaml}\n")
+    done = run_command(workspace, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ("checking the parameters, and estimating the run\n" if arguments == ["repro"] else "")
+    assert not ENGINES & modules_of(done.stderr)
+
+
+@pytest.mark.parametrize("command", ["check", "repro", "models", "promote", "train"])
+def test_wrong_parameter_is_told_before_an_engine_is_imported(tmp_path: Path, command: str) -> None:
+    workspace = make_workspace(tmp_path)
+    workspace.params.write_text("train: {epoch: 3}\n")
+    done = run_command(workspace, command)
+    assert done.returncode == 2
+    assert "did you mean train.epochs?" in done.stderr
+    assert not ENGINES & modules_of(done.stderr)
+
+
+def test_second_repro_is_refused_before_an_engine_is_imported(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    with workspace.locked("make repro", lock="repro"):
+        done = run_command(workspace, "repro")
+    assert done.returncode == 2
+    assert (
+        f"another process is running the pipeline of this checkout (make repro, process {os.getpid()})" in done.stderr
+    )
+    assert not ENGINES & modules_of(done.stderr)
 
 
 def test_running_search_is_stopped_without_importing_an_engine(tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
+from support.prepared_digits import write_digits
 
 from pipeline.cli import cli
 from pipeline.commands import predict
 from pipeline.commands.predict import classify_files, export_model, format_prediction
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError
 from pipeline.figures.overlay import STRENGTH, attention_overlay
 from pipeline.models.build import build_model
@@ -142,6 +145,7 @@ def test_the_command_writes_overlays(
 ) -> None:
     monkeypatch.chdir(workspace.root)
     done = CliRunner().invoke(cli, ["predict", str(pictures[0] / "a.png"), "--overlays", str(tmp_path / "seen")])
+    assert done.stdout.rstrip().endswith(f"  -> {tmp_path / 'seen' / 'a.png'}")
     assert done.exit_code == 0, done.exception
     assert [path.name for path in (tmp_path / "seen").iterdir()] == ["a.png"]
 
@@ -181,13 +185,43 @@ def test_a_huge_file_is_not_read(
     [
         ("nobody", "has no such model"),
         ("7", "has no such model"),
-        ("models:/other@champion", "has no such model"),
+        ("models:/other@champion", "has no model 'other'"),
         ("models:/other", "needed: models:/name@alias"),
     ],
 )
 def test_a_model_that_there_is_not_is_told(workspace: Workspace, model: str, says: str) -> None:
     with pytest.raises(UserError, match=f"--model .*{says}"):
         list(classify_files(workspace, [Path("a.png")], model=model))
+
+
+def test_picture_that_the_docs_write_is_one_of_the_test_images(
+    workspace: Workspace, network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/registry/serving.md").read_text()
+    (code,) = (
+        each.partition("```")[0] for each in page.split("```python\n") if "photo.png" in each.partition("```")[0]
+    )
+    write_digits(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    split = read_split(tmp_path / "data/split.json", data_hash=open_prepared(tmp_path / "data/prepared").data_hash)
+    image = open_prepared(tmp_path / "data/prepared").images[split.test[:1]]
+    (answer,) = classify_files(workspace, [tmp_path / "photo.png"])
+    np.testing.assert_allclose([*answer["probabilities"].values()], expected(network, image[..., 0])[0], atol=1e-5)
+
+
+def test_without_a_run_the_answer_is_that_of_the_list_of_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    none = Workspace(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"^sqlite:.* has no model 'sar-digits'\n  `make repro` registers one"):
+        list(classify_files(none, [Path("a.png")]))
+    with (
+        none.locked("make repro", lock="repro"),
+        pytest.raises(UserError, match="no model yet: the pipeline is running in this checkout; wait until it has"),
+    ):
+        list(classify_files(none, [Path("a.png")]))
 
 
 def test_a_version_is_chosen_by_its_number(workspace: Workspace, pictures: tuple[Path, np.ndarray]) -> None:

@@ -11,6 +11,8 @@ from support.prepared_digits import write_digits
 
 from pipeline.commands.train import train_once
 from pipeline.config import Params
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.workspace import Workspace
@@ -34,7 +36,22 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def train(workspace: Workspace, save: Path | None, **changed: Any) -> list[str]:
     values = SMALL | {name.replace("__", "."): value for name, value in changed.items()}
-    return [line for line in train_once(workspace, values, save) if not line.startswith("used: ")]
+    lines = list(train_once(workspace, values, save))
+    return [line for line in lines if not line.startswith(("used: ", "training: ", "METHOD/value: "))]
+
+
+def test_what_is_trained_on_what_is_told_before_the_first_epoch(workspace: Workspace) -> None:
+    values = SMALL | {"train.epochs": 1, "regularizer.spatial_entropy.weight": 0.1}
+    lines = list(train_once(workspace, values))
+    split = read_split(workspace.split, data_hash=open_prepared(workspace.prepared).data_hash)
+    assert re.fullmatch(
+        rf"training: vit_tiny_patch16_224 \([\d,]+ parameters\) on {len(split.train):,} images of digits, scored on "
+        rf"{len(split.val):,} others \(val\); the {len(split.test):,} test images are not used; 1 epoch on cpu, "
+        r"\d+ threads?",
+        lines[0],
+    )
+    assert [line.split()[0] for line in lines[1:3]] == ["METHOD/value:", "epoch"]
+    assert "val/spatial_entropy/value" in lines[2]
 
 
 def test_without_a_folder_nothing_is_left(workspace: Workspace) -> None:
@@ -47,8 +64,8 @@ def test_interrupted_it_goes_on_to_the_very_weights_that_it_has_uninterrupted(wo
     whole, broken = workspace.root / "whole", workspace.root / "new" / "broken"
     train(workspace, whole)
     epochs = train_once(workspace, SMALL, broken)
-    next(epochs)
-    next(epochs)
+    while not next(epochs).startswith("epoch 2/3"):
+        pass
     epochs.close()
     said = train(workspace, broken)
     assert said[0].endswith("broken: has epoch 2 of 3")

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from support.picture_sets import encoded, picture
 
 from pipeline.data.archive import Unreadable
 from pipeline.data.decode.decode import DecodeTask, decode_all, decode_image
-from pipeline.data.decode.masks import decode_mask
+from pipeline.data.decode.masks import ALL_OBJECT, NO_OBJECT, SMOOTH, TRIMAP, decode_mask
 from pipeline.data.decode.pictures import ORIENTATION, UndecodableImage, read_image
 
 SIDE = 16
@@ -178,7 +178,7 @@ def mask(values: list[list[int]], mode: str = "L") -> bytes:
         ([[255, 255], [255, 255]], [[1, 1], [1, 1]]),
         ([[0, 0], [0, 0]], [[0, 0], [0, 0]]),
         ([[0, 1], [255, 7]], [[0, 1], [255, 1]]),
-        ([[128, 255], [0, 0]], [[1, 255], [0, 0]]),
+        ([[31, 255], [0, 0]], [[1, 255], [0, 0]]),
     ],
 )
 def test_values_of_masks(mode: str, values: list[list[int]], expected: list[list[int]]) -> None:
@@ -216,15 +216,74 @@ def test_masks_that_are_cut_out_mean_what_is_not_transparent(mode: str) -> None:
 
 
 def test_odd_masks_are_remarked() -> None:
-    assert remarked(Image.new("L", (4, 4), 255)) == ["a mask that is object all over"]
+    assert remarked(Image.new("L", (4, 4), 255)) == [ALL_OBJECT]
+    assert remarked(Image.new("L", (4, 4), 0)) == [NO_OBJECT]
+    assert remarked(Image.fromarray(np.array([[0, 255], [7, 255]] * 2, dtype=np.uint8))) == []
     sharp = np.zeros((8, 8), dtype=np.uint8)
     sharp[2:6, 2:6] = 255
     assert remarked(Image.fromarray(sharp)) == []
-    (said,) = remarked(Image.fromarray(sharp).resize((16, 16), Image.Resampling.BILINEAR))
-    assert "smoothed edges" in said
+    assert remarked(Image.fromarray(np.where(sharp, 1, 2).astype(np.uint8))) == [TRIMAP]
     numbered = sharp.copy()
     numbered[2:4] = np.arange(8)
     assert remarked(Image.fromarray(numbered)) == []
+
+
+def drawn(side: int, inside: int, rim: int | None = None) -> Image.Image:
+    """A mask with a disc, and another value where the disc ends."""
+    down, across = np.mgrid[:side, :side] - (side - 1) / 2
+    distance = np.hypot(down, across) / side
+    values = np.where(distance < 0.3, inside, 0)
+    if rim is not None:
+        values[(distance >= 0.27) & (distance < 0.33)] = rim
+    return Image.fromarray(values.astype(np.uint8))
+
+
+SMOOTHED = {
+    "resized": drawn(40, 255).resize((70, 70), Image.Resampling.BICUBIC),
+    "blurred": drawn(60, 255).filter(ImageFilter.GaussianBlur(2)),
+    "a square": Image.fromarray(np.pad(np.full((20, 20), 255, dtype=np.uint8), 10)).filter(ImageFilter.BoxBlur(1)),
+    "a JPEG": Image.open(io.BytesIO(encoded(drawn(64, 255), "JPEG", quality=80))).convert("L"),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_white_of_a_mask_with_smoothed_edges_is_the_object(name: str, mode: str) -> None:
+    image = SMOOTHED[name]
+    found, _ = decode_mask(encoded(image.convert(mode)), image.width)
+    np.testing.assert_array_equal(found, np.asarray(image) >= 128)
+    assert 0.1 < (found == 1).mean() < 0.5
+    assert remarked(image.convert(mode)) == [SMOOTH]
+
+
+@pytest.mark.parametrize("number", [1, 20, 40, 150, 254])
+def test_numbers_of_classes_keep_255_for_undecided(number: int) -> None:
+    image = drawn(60, number, rim=255)
+    found, _ = decode_mask(encoded(image), 60)
+    values = np.asarray(image)
+    assert set(np.unique(found)) == {0, 1, 255}
+    np.testing.assert_array_equal(found == 1, values == number)
+    np.testing.assert_array_equal(found == 255, values == 255)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(np.array([[128, 255], [0, 0]], dtype=np.uint8)),
+        drawn(400, 255).filter(ImageFilter.GaussianBlur(30)),
+        Image.fromarray(np.tile(np.array([0, 60, 255, 90], dtype=np.uint8), (20, 5))),
+    ],
+    ids=["too small", "soft", "lines"],
+)
+def test_greys_that_may_be_edges_or_numbers_are_refused_with_what_to_do(image: Image.Image) -> None:
+    with pytest.raises(
+        UndecodableImage, match=r"greys beside white.*save it with the values 0 and 255 alone, or with a"
+    ):
+        decode_mask(encoded(image), 4)
+    numbered = image.convert("L")
+    numbered.putpalette([index // 3 for index in range(768)])
+    assert numbered.mode == "P"
+    decode_mask(encoded(numbered), 4)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.archive import Listing
-from pipeline.data.sources.image_folder import Layout, arrange
+from pipeline.data.sources.image_folder import Layout, arrange, describe_doubtful
 from pipeline.errors import UserError
 
 
@@ -117,10 +117,14 @@ def test_class_names_are_printable_and_composed() -> None:
         (["README.txt"], [], "holds no class folders"),
         (["1.jpg", "2.JPG"], [], r"that lie in no class folder: 2 \(1\.jpg, 2\.JPG\)"),
         ([*many("cat", "dog"), "9.jpg"], [], "that lie in no class folder: 1"),
-        (many("cat"), [], r"one class only \(cat\)"),
-        ([*many("cat"), "dog/1.jpg"], [], "dog has 1; each class needs 3 pictures"),
-        (many("cat", "dog"), ["bird"], "bird has 0; each class needs 3"),
-        ([*many("train/cat", "test/cat", "test/dog"), "train/dog/1.jpg"], [], "dog has 1 in train; each class needs 2"),
+        (many("cat"), [], r"one class only \(cat\)\. At least two .* set prepare\.root to the folder that holds all"),
+        ([*many("cat"), "dog/1.jpg"], [], r"classes: dog has 1\. Each class needs 3 or more.*or remove the folders"),
+        (many("cat", "dog"), ["bird"], r"classes: bird has no picture\. Each class needs 3"),
+        (
+            [*many("train/cat", "test/cat", "test/dog"), "train/dog/1.jpg"],
+            [],
+            r"classes in train: dog has 1\. Each class needs 2",
+        ),
         (many("train/cat", "train/dog", "test/cat", "test/bird"), [], "classes that train does not have: bird"),
         (many("train/cat", "train/dog", "test/cat", "extra/cat"), [], "has extra beside train and test"),
         (many("train/cat", "train/dog", "val/cat"), [], "Validation pictures are drawn from train"),
@@ -135,6 +139,33 @@ def test_set_that_cannot_be_used_is_refused_in_words(names: list[str], folders: 
     with pytest.raises(UserError, match=f"root: .*{said}") as refusal:
         laid_out(names, folders)
     assert len(str(refusal.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("folder", ["mask", "Mask", "maks", "trimaps"])
+def test_folder_that_looks_like_a_misspelt_folder_of_masks_is_told(folder: str) -> None:
+    with pytest.raises(UserError, match=rf"a folder in a class folder.*If {folder}/ holds masks, name it masks"):
+        laid_out([*many("cat", "dog"), f"{folder}/cat/1.png"])
+    (said,) = doubts([*many("cat", "dog"), *(f"{folder}/{number}.png" for number in range(3))])
+    assert said.startswith(f"{folder}/ is read as a class. Does it hold masks of the other pictures ({folder}/0.png, ")
+    assert doubts([*many("cat", "dog"), *(f"{folder}/hat{number}.png" for number in range(3))]) == ()
+    assert doubts(many("cat", "dog", "black")) == ()
+
+
+def doubts(names: Iterable[str], empty: Iterable[str] = ()) -> tuple[str, ...]:
+    names, empty = list(names), set(empty)
+    folders = tuple(dict.fromkeys(name.rpartition("/")[0] for name in names))
+    listing = Listing(tuple((name, 0 if name in empty else 1) for name in names), folders, "id")
+    return describe_doubtful(listing, arrange(listing, "root"))
+
+
+def test_files_that_are_no_pictures_by_name_or_size_are_told() -> None:
+    usual = ["cat/hash", "cat/v1.0 final", "cat/a.JPG", "cat/b.jfif", "cat/c.mpo", *many("dog")]
+    assert doubts(usual) == ()
+    said = doubts([*usual, "cat/empty.jpg", "dog/notes.txt"], empty=["cat/empty.jpg"])
+    assert said[0] == (
+        "2 files of these, most likely no pictures: cat/empty.jpg (empty), dog/notes.txt (no picture by its name)"
+    )
+    assert "prepare.skip_broken: true" in said[1]
 
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"

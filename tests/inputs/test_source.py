@@ -102,6 +102,33 @@ def test_torn_notes_are_no_hindrance(workspace: Workspace) -> None:
     prepare(workspace, params())
 
 
+def test_missing_root_is_told_with_its_whole_path_and_what_has_nearly_its_name(tmp_path: Path) -> None:
+    write_folder(tmp_path / "messy", pictures({"cat": 3, "dog": 3}))
+    (tmp_path / "checkout").mkdir()
+    workspace = Workspace(tmp_path / "checkout", tmp_path / "checkout")
+    with pytest.raises(UserError) as refusal:
+        preview_source(workspace, params(root="../mesy"))
+    assert f"prepare.root: {tmp_path}/mesy: No such file or directory. There is {tmp_path}/messy. Set" in str(
+        refusal.value
+    )
+    with pytest.raises(UserError, match=r"directory\. Set it to"):
+        preview_source(workspace, params(root="../elsewhere"))
+
+
+def test_masks_and_doubtful_files_are_counted_before_anything_is_read(workspace: Workspace) -> None:
+    files = pictures({"cat": 3, "dog": 3})
+    root = write_folder(workspace.root / "photos", files | {"masks/cat/1.png": picture(), "dog/notes.txt": b"words"})
+    found = preview_source(workspace, params())
+    assert (found.masks, found.objects) == (1, "1 with a mask")
+    assert "dog/notes.txt (no picture by its name)" in found.doubts[0]
+    (root / "masks" / "cat" / "1.png").unlink()
+    (root / "masks" / "cat").rmdir()
+    (root / "masks").rmdir()
+    (root / "boxes.csv").write_text("file,left,top,right,bottom\n")
+    assert preview_source(workspace, params()).objects == "with boxes"
+    assert preview_source(workspace, Params()).objects == "1,797 with a mask"
+
+
 @pytest.mark.parametrize("root", ["data/photos", "data/prepared", "state", "results/../models/x.tar"])
 def test_root_where_the_pipeline_writes_is_refused(workspace: Workspace, root: str) -> None:
     with pytest.raises(UserError, match=r"prepare\.root: .* lies in \w+/, which the pipeline writes"):

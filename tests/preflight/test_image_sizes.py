@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.picture_sets import picture, write_archive, write_folder
+from PIL import Image, ImageFilter
+from support.picture_sets import encoded, picture, pictures, write_archive, write_folder
 
-from pipeline.data.sources.size_sample import sample_sizes
+from pipeline.config import Params
+from pipeline.data.decode.masks import SMOOTH, TRIMAP
+from pipeline.data.sources.size_sample import MASKS_LOOKED_AT, sample_masks, sample_sizes
 from pipeline.data.sources.source_config import SourceConfig
-from pipeline.preflight.image_sizes import size_lines
+from pipeline.preflight.image_sizes import describe_masks, mask_lines, size_lines
+from pipeline.workspace import Workspace
 
 FILES = {
     f"{name}/{number}.png": picture(number, (40 + number, 30)) for name in ("cat", "dog") for number in range(5)
@@ -72,3 +77,44 @@ def test_long_pictures_are_said_to_be_cut() -> None:
     assert len(lines) == 3
     assert "66.6 % of" in size_lines([(300, 100)], 64)[1]
     assert len(size_lines([(300, 400)], 224)) == 1
+
+
+def masked(values: np.ndarray) -> dict[str, bytes]:
+    """Two classes of pictures, each with the same mask."""
+    files = pictures({"cat": 30, "dog": 30})
+    mask = encoded(Image.fromarray(values.astype(np.uint8)))
+    return {f"masks/{name}": mask for name in files} | files
+
+
+SQUARE = np.pad(np.ones((12, 12)), 6)
+
+
+@pytest.mark.parametrize("kind", ["set", "set.zip", "set.tar.xz"])
+def test_some_masks_of_a_set_are_looked_at(tmp_path: Path, kind: str) -> None:
+    root = (write_folder if kind == "set" else write_archive)(tmp_path / kind, masked(2 - SQUARE))
+    found = sample_masks(SourceConfig("image_folder", 8, root))
+    assert MASKS_LOOKED_AT / 2 < len(found) <= MASKS_LOOKED_AT
+    assert set(found.values()) == {(TRIMAP,)}
+    assert all(name.startswith("masks/") for name in found)
+    assert sample_masks(SourceConfig("digits", 8)) == {}
+
+
+def test_masks_after_the_part_of_an_archive_that_is_read_are_not_looked_for(tmp_path: Path) -> None:
+    files = masked(SQUARE)
+    last = dict(sorted(files.items(), key=lambda each: each[0].startswith("masks/")))
+    assert sample_masks(SourceConfig("image_folder", 8, write_archive(tmp_path / "set.tar.xz", last))) == {}
+    assert len(sample_masks(SourceConfig("image_folder", 8, write_archive(tmp_path / "set.zip", last)))) > 1
+
+
+def test_odd_masks_are_told_with_what_to_do(tmp_path: Path) -> None:
+    files = masked(255 * SQUARE)
+    smooth = Image.fromarray((255 * SQUARE).astype(np.uint8)).filter(ImageFilter.BoxBlur(1))
+    files["masks/cat/0.png"] = encoded(smooth)
+    write_folder(tmp_path / "photos", files)
+    params = Params().with_values({"prepare.dataset": "image_folder", "prepare.root": "photos"}, where="test")
+    lines = describe_masks(Workspace(tmp_path, tmp_path), params)
+    assert lines == ["masks     20 looked at", f"          1 of these: {SMOOTH} (masks/cat/0.png)"]
+    lines = mask_lines({"masks/cat/0.png": [TRIMAP], "masks/cat/1.png": [TRIMAP]})
+    assert lines[1] == f"          2 of these: {TRIMAP} (masks/cat/0.png, masks/cat/1.png)"
+    assert "convert it to 0 background, 1 object, 255 undecided (docs/own-images/decoding.md)" in lines[2]
+    assert mask_lines({"masks/cat/0.png": []}) == ["masks     1 looked at: nothing about them is odd"]

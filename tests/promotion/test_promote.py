@@ -244,6 +244,10 @@ def test_the_champion_is_not_promoted_again(place: Place) -> None:
 def test_without_a_challenger_nothing_is_promoted(place: Place) -> None:
     with pytest.raises(UserError, match="has no model"):
         place.promote()
+    with place.workspace.locked("make repro", lock="repro"):
+        for doing in (place.promote, lambda: list(describe_models(place.workspace))):
+            with pytest.raises(UserError, match="no model yet: the pipeline is running in this checkout; wait until"):
+                doing()
     client(place.store).create_registered_model(place.name)
     with pytest.raises(UserError, match="no challenger"):
         place.promote()

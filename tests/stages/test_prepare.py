@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.miniature_datasets import MINIATURES, mask, pack, put
 from support.offline import refuse_network
-from support.picture_sets import picture
+from support.picture_sets import encoded, picture, pictures, write_folder
 
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
@@ -63,10 +65,32 @@ def test_known_set_is_found_in_the_default_folder_and_what_is_odd_is_printed(
     main(workspace)
     said = capsys.readouterr().out
     assert "labels: the set's own labels 0, 5 are numbered 0 to 1 here" in said
-    assert "a GIF named .jpg: 1 files (oxford-iiit-pet/images/Abyssinian_trainval0.jpg)" in said
-    assert "a mask without object: 1 files (oxford-iiit-pet/annotations/trimaps/Abyssinian_trainval0.png)" in said
+    assert "a GIF named .jpg: 1 file (oxford-iiit-pet/images/Abyssinian_trainval0.jpg)" in said
+    assert (
+        "a mask without object: 1 file (oxford-iiit-pet/annotations/trimaps/Abyssinian_trainval0.png). Attention"
+        in said
+    )
+    assert "WARNING" not in said
     assert "oxford_pets: 12 images, 2 classes -> data/prepared" in said
     assert open_prepared(workspace.prepared).classes == ("Abyssinian", "American Bulldog")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 1.0])
+def test_masks_most_of_which_tell_nothing_are_warned_of_last(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    files = pictures({"cat": 5, "dog": 5})
+    trimap = encoded(Image.fromarray(np.array([[1, 2]] * 8, dtype=np.uint8).repeat(5, axis=1)))
+    good = encoded(Image.fromarray(np.array([[0, 1]] * 8, dtype=np.uint8).repeat(5, axis=1)))
+    masks = {f"masks/{name}": trimap if place < share * 10 else good for place, name in enumerate(files)}
+    write_folder(workspace.root / "photos", files | masks)
+    ask(workspace, dataset="image_folder", root="photos")
+    main(workspace)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(a trimap?): " in said
+    assert "convert it to 0 background, 1 object, 255 undecided (docs/own-images/decoding.md)" in said
+    assert (f"WARNING: {share * 10:.0f} of 10 masks do not show where the object is" in said) == (share > 0.5)
+    assert ("is of the others alone" in said, "A run says nothing of it then" in said) == (share == 0.6, share == 1.0)
 
 
 def test_known_set_that_changes_is_noticed_and_one_that_goes_is_not_missed(

@@ -16,8 +16,29 @@ Meaning = Literal["object", "trimap", "classes"]
 """How the values of a mask file are read; see `decode_mask`."""
 
 
-SMOOTH = "a mask with greys between 0 and 255 (smoothed edges?), which count as object, while 255 counts as undecided"
-"""Remark about a mask that was most likely meant to have only the values 0 and 255."""
+ALL_OBJECT = "a mask that is object all over"
+TRIMAP = "a mask that is object all over, with only the values 1, 2 and 3 (a trimap?)"
+NO_OBJECT = "a mask without object"
+ALL_UNDECIDED = "a mask that is undecided all over"
+SMOOTH = "a black and white mask with smoothed edges, whose object is where it is 128 or more"
+
+ADVICE = {
+    ALL_OBJECT: "Attention cannot be scored against it: 0 is background, 1 to 254 object, 255 undecided",
+    TRIMAP: "Attention cannot be scored against it: convert it to 0 background, 1 object, 255 undecided",
+    NO_OBJECT: "Attention cannot be scored against it",
+    ALL_UNDECIDED: "Attention cannot be scored against it: beside other values than 0 and 255, 255 is undecided",
+}
+"""What a remark means, and what to do, by remark. Masks with these remarks tell nothing of where the object is."""
+
+FIRST_GREY = 32
+"""Smallest value of a smoothed edge that is told from the numbers of classes, which begin at 1."""
+WHITE = 240
+"""Smallest value of the white of a mask that blurring or JPEG has changed."""
+FEW, MOST = 0.1, 0.5
+"""Shares of the grey pixels that lie in squares of one value: below the first, edges are smoothed; from the second on,
+values are numbers of classes."""
+HALF = 128
+"""Smallest value of the object in a mask with smoothed edges."""
 
 
 def decode_mask(
@@ -27,7 +48,8 @@ def decode_mask(
 
     Values are grey levels, or the indices of a palette's colours. They are read by `meaning`:
 
-        object   if the only values are 0 and 255, 255 is the object; otherwise 255 is undecided, and all values
+        object   if the only values are 0 and 255, 255 is the object; if a grey file is black and white with smoothed
+                 edges (`_is_smooth`), values from 128 on are the object; otherwise 255 is undecided, and all values
                  from 1 to 254 are the object; in a file that is transparent in part, the rest is the object
         trimap   1 object, 2 background, 3 undecided
         classes  0 background, 255 undecided, all other values (numbers of classes) the object
@@ -43,8 +65,8 @@ def decode_mask(
         resizing.
 
     Raises:
-        UndecodableImage: If the file cannot be decoded, a trimap has other values, or a transparent file is
-            black and white in its opaque part.
+        UndecodableImage: If the file cannot be decoded, a trimap has other values, a transparent file is black and
+            white in its opaque part, or greys may be smoothed edges as well as numbers of classes.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:
@@ -52,12 +74,13 @@ def decode_mask(
         plain = image if image.mode in ("L", "P") or image.mode.startswith("I") else image.convert("L")
         values = np.asarray(plain)
         cut_out = _cut_out(image, values) if meaning == "object" else None
-        found = _meant(values, meaning) if cut_out is None else cut_out
+        smooth = meaning == "object" and cut_out is None and image.mode != "P" and _is_smooth(values)
+        found = (values >= HALF).astype(np.uint8) if smooth else _meant(values, meaning) if cut_out is None else cut_out
         if remarks is not None:
-            remarks.extend(_remarks(found))
+            remarks.extend(_remarks(found, values))
             if cut_out is not None:
                 remarks.append("a mask made of the opaque part (a cut-out)")
-            elif meaning == "object" and image.mode != "P" and _is_smooth(values):
+            elif smooth:
                 remarks.append(SMOOTH)
         square = Image.fromarray(found).resize((side, side), Image.Resampling.NEAREST, box=central_square(image.size))
         upright = square if turn is None else square.transpose(turn)
@@ -83,17 +106,62 @@ def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint
     return kept.astype(np.uint8)
 
 
-def _remarks(found: NDArray[np.uint8]) -> list[str]:
+def _remarks(found: NDArray[np.uint8], values: NDArray[np.integer]) -> list[str]:
+    """Returns remarks about a mask that tells nothing of where the object is.
+
+    Args:
+        found: The mask, with 0 background, 1 object, 255 undecided.
+        values: The values of its file.
+    """
     if (found == 1).all():
-        return ["a mask that is object all over"]
+        there = np.unique(values)
+        return [TRIMAP if len(there) > 1 and there[-1] <= 3 else ALL_OBJECT]
     if not (found == 1).any():
-        return ["a mask without object" if (found == 0).any() else "a mask that is undecided all over"]
+        return [NO_OBJECT if (found == 0).any() else ALL_UNDECIDED]
     return []
 
 
 def _is_smooth(values: NDArray[np.integer]) -> bool:
-    """Returns whether values look like a mask of 0 and 255 with smoothed edges; numbers of objects begin at 1."""
-    return bool((values == 255).any() and ((values >= 32) & (values < 255)).any())
+    """Returns whether values are those of a black and white mask with smoothed edges, not numbers of classes with 255
+    for undecided.
+
+    Both have greys beside 255. Numbers of classes fill areas, so nearly all of their pixels lie in squares of one
+    value; smoothed edges change from pixel to pixel, and it is the white that has such squares.
+
+    Args:
+        values: Values of a mask without a palette, (H, W).
+
+    Raises:
+        UndecodableImage: If it may be either.
+    """
+    greys, white = (values > 0) & (values < 255), values >= WHITE
+    if not white.any() or not (values[greys] >= FIRST_GREY).any():
+        return False
+    flat = _in_squares(values)
+    share = float(flat[greys].mean())
+    if share >= MOST:
+        return False
+    if share < FEW and flat[white].any():
+        return True
+    raise UndecodableImage(
+        "has greys beside white, which may be smoothed edges (then white is object) or numbers of classes (then 255 is "
+        "undecided): save it with the values 0 and 255 alone, or with a palette (docs/own-images/decoding.md)"
+    )
+
+
+def _in_squares(values: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Returns which pixels lie in a square of 3 x 3 pixels of one value, (H, W)."""
+    inside = np.zeros(values.shape, dtype=np.bool_)
+    if min(values.shape) < 3:
+        return inside
+    right, below = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
+    rows, columns = right[:, 1:] & right[:, :-1], below[1:] & below[:-1]
+    squares = rows[:-2] & rows[1:-1] & rows[2:] & columns[:, 1:-1]
+    height, width = squares.shape
+    for down in range(3):
+        for across in range(3):
+            inside[down : down + height, across : across + width] |= squares
+    return inside
 
 
 def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8] | str:

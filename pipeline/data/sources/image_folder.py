@@ -11,17 +11,23 @@ A single folder around all of this, as archives often have, is skipped.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.console.format import format_count
 from pipeline.data.archive import Listing, format_names
 from pipeline.data.names import Names, class_key, name_key, normalize_name, spelled_twice
 from pipeline.errors import UserError, list_first
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Suffixes of picture files."""
+OTHER_SUFFIXES = (".jfif", ".jpe", ".mpo", ".dib", ".apng", ".pnm", ".pbm")
+"""Further suffixes of files that can be read as pictures."""
 BOXES = "boxes.csv"
+MASK_WORDS = ("masks", "mask", "segmentation", "segmentations", "annotation", "annotations", "trimap", "trimaps")
+"""Names of folders that may hold masks, of which the first is read as such."""
 _WANTED = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
 VALIDATION_NAMES = ("val", "valid", "validation")
 """Folder names that mean a validation split, which users cannot set by folders."""
@@ -113,6 +119,37 @@ def arrange(listing: Listing, root: str) -> Layout:
     )
 
 
+def describe_doubtful(listing: Listing, layout: Layout) -> tuple[str, ...]:
+    """Returns lines on class folders that may hold masks, and on files in them that are no pictures by name or size.
+
+    Args:
+        listing: Files below the root.
+        layout: Layout of the listing.
+    """
+    sizes, tree = dict(listing.files), _Tree(listing)
+    found, lines = [], []
+    folders = sorted({name.rpartition("/")[0] for name in layout.names})
+    for folder in folders:
+        if _may_be_masks(folder) and (same := _same_stems(tree, folder, [each for each in folders if each != folder])):
+            lines.append(
+                f"{format_names(folder)}/ is read as a class. Does it hold masks of the other pictures "
+                f"({_some(same, 2)})? Then put them at masks/<class>/<name>.png"
+            )
+    for name in (*layout.names, *layout.masks):
+        _, dot, suffix = _last(name).rpartition(".")
+        if sizes[name] == 0:
+            found.append(f"{format_names(name)} (empty)")
+        elif dot and suffix.isalnum() and not name.lower().endswith(IMAGE_SUFFIXES + OTHER_SUFFIXES):
+            found.append(f"{format_names(name)} (no picture by its name)")
+    if found:
+        lines.append(f"{format_count(len(found), 'file')} of these, most likely no pictures: {list_first(found, 3)}")
+        lines.append(
+            "`prepare` opens all files, and refuses the set if one cannot be used: remove such files, or set "
+            "prepare.skip_broken: true"
+        )
+    return tuple(lines)
+
+
 class _Tree:
     """The listing by folder; "" is the root."""
 
@@ -168,6 +205,12 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def _may_be_masks(folder: str) -> bool:
+    """Returns whether a folder's name is one that folders of masks have, or nearly `masks`."""
+    name = _plain(folder)
+    return name in MASK_WORDS or bool(get_close_matches(name, MASK_WORDS[:1], cutoff=0.8))
+
+
 def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> None:
     """Raises an error if a folder named masks may be a class, but may also hold the masks of the classes' pictures.
 
@@ -177,13 +220,24 @@ def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> N
         classes: The other folders beside it.
         root: The root as messages name it.
     """
-    stems = {_stem(name) for folder in classes for name in tree.files_below(folder)}
-    if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
+    if same := _same_stems(tree, masks, classes):
         raise UserError(
             f"{root}: {format_names(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
             f"({_some(same, 3)}). If they are masks, put each into a folder named after its picture's class "
             "(masks/<class>/<name>.png). If the folder is a class, give it another name."
         )
+
+
+def _same_stems(tree: _Tree, folder: str, others: list[str]) -> list[str]:
+    """Returns the pictures in a folder that have the names of pictures below other folders, except for the suffix.
+
+    Args:
+        tree: The listing.
+        folder: The folder.
+        others: The other folders.
+    """
+    stems = {_stem(name) for other in others for name in tree.files_below(other)}
+    return [name for name in tree.files(folder) if _is_picture(name) and _stem(name) in stems]
 
 
 def _stem(name: str) -> str:
@@ -232,9 +286,10 @@ def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
     """
     for folder in folders:
         if inner := tree.folders(folder):
+            masks = f" If {format_names(folder)}/ holds masks, name it masks." if _may_be_masks(folder) else ""
             raise UserError(
                 f"{root}: {_some(inner, 3)}: a folder in a class folder. Pictures lie in <class>/ itself, or in "
-                "train/<class>/ and test/<class>/."
+                f"train/<class>/ and test/<class>/.{masks}"
             )
 
 
@@ -259,16 +314,22 @@ def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], o
         root: The root as messages name it.
     """
     if len(classes) < 2:
-        raise UserError(f"{root}: has one class only ({_some(classes)}). At least two are needed.")
+        raise UserError(
+            f"{root}: has one class only ({_some(classes)}). At least two are needed, each a folder of its pictures. "
+            "If the other class folders lie elsewhere, set prepare.root to the folder that holds all of them."
+        )
     trained = Counter(name for is_test, name, _ in rows if not is_test)
     needed, uses = (2, "train and validate on") if own_test else (3, "train, validate and test on")
     unseen = sorted({name for is_test, name, _ in rows if is_test} - set(trained))
     if unseen:
         raise UserError(f"{root}: test has classes that train does not have: {_some(unseen)}.")
     if few := [name for name in classes if trained[name] < needed]:
-        told = ", ".join(f"{name} has {trained[name]}" for name in few[:5]) + (" ..." if len(few) > 5 else "")
+        some = list_first((f"{name} has {trained[name] or 'no picture'}" for name in few), 5)
         where = " in train" if own_test else ""
-        raise UserError(f"{root}: {told}{where}; each class needs {needed} pictures or more, one each to {uses}.")
+        raise UserError(
+            f"{root}: too few pictures of some classes{where}: {some}. Each class needs {needed} or more, one each to "
+            f"{uses}. Add pictures to these class folders, or remove the folders."
+        )
 
 
 def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root: str) -> dict[str, int]:

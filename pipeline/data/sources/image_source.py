@@ -17,7 +17,7 @@ from pipeline.data.decode.bit_depth import BitDepth
 from pipeline.data.prepared.prepared import Details
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.download import can_be_made
-from pipeline.data.sources.image_folder import Layout, arrange
+from pipeline.data.sources.image_folder import Layout, arrange, describe_doubtful
 from pipeline.data.sources.named_dataset import read_catalogue
 from pipeline.data.sources.source_config import DatasetNotFound, count_trainable
 from pipeline.data.sources.source_config import Preview as Preview
@@ -234,6 +234,7 @@ def preview_dataset(config: SourceConfig) -> Preview:
             channels=1,
             identity="digits",
             class_counts=DIGITS,
+            masks=sum(DIGITS),
         )
     if config.dataset in DATASETS:
         return _preview_named(config)
@@ -246,6 +247,9 @@ def preview_dataset(config: SourceConfig) -> Preview:
         identity=listing.identity,
         notes=(describe_system_files(listing.leftovers),) if listing.leftovers else (),
         class_counts=count_trainable(layout.labels, layout.test, layout.classes),
+        masks=len(layout.masks),
+        boxes=bool(layout.boxes),
+        doubts=describe_doubtful(listing, layout),
     )
 
 
@@ -260,7 +264,16 @@ def _preview_named(config: SourceConfig) -> Preview:
         return Preview(known.images, names, 3, known.test_images)
     test = int(found.test.sum()) if found.test is not None else None
     counts = count_trainable(found.labels, found.test, found.classes)
-    return Preview(len(found.names), found.classes, 3, test, found.identity, class_counts=counts)
+    return Preview(
+        images=len(found.names),
+        classes=found.classes,
+        channels=3,
+        test_images=test,
+        identity=found.identity,
+        class_counts=counts,
+        masks=len(found.masks),
+        boxes=found.boxes is not None,
+    )
 
 
 def list_image_folder(config: SourceConfig) -> tuple[Listing, Layout]:

@@ -54,6 +54,9 @@ class Preview:
         notes: Lines of text that the user should read.
         class_counts: Images by label, without the set's own test split; None for a set that is still to be
             downloaded.
+        masks: How many of the images have a mask; 0 if that is unknown.
+        boxes: Whether boxes show the objects.
+        doubts: Lines of text on files that do not look like pictures, which `prepare` reports itself.
     """
 
     images: int
@@ -63,6 +66,14 @@ class Preview:
     identity: str = ""
     notes: tuple[str, ...] = ()
     class_counts: tuple[int, ...] | None = None
+    masks: int = 0
+    boxes: bool = False
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> str:
+        """Description of what shows where the objects are; empty if nothing does."""
+        return "with boxes" if self.boxes else f"{self.masks:,} with a mask" if self.masks else ""
 
 
 def count_trainable(

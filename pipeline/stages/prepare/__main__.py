@@ -1,12 +1,13 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.prepared.prepared`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
+from pipeline.console.format import wrap_text
 from pipeline.console.progress import CountProgress
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.sources.download import fetch
 from pipeline.entry import run_stage
-from pipeline.inputs.source import describe_warnings, note_source, preview_source, source_config
+from pipeline.inputs.source import describe_warnings, note_source, preview_source, source_config, warn_of_masks
 from pipeline.workspace import Workspace
 
 
@@ -28,6 +29,8 @@ def main(workspace: Workspace) -> None:
     note_source(workspace, params, found, manifest["data_hash"])
     for line in (*found.notes, *describe_warnings(manifest)):
         print(line)
+    if warning := warn_of_masks(manifest, found.masks):
+        print(f"\n{wrap_text(warning)}\n")
     skipped = f", {len(manifest['skipped']):,} broken files left out" if "skipped" in manifest else ""
     print(
         f"{manifest['dataset']}: {manifest['images']:,} images, {len(manifest['classes'])} classes{skipped} -> "

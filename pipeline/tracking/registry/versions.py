@@ -198,6 +198,10 @@ def _create_name(registry: MlflowClient, name: str) -> None:
             raise
 
 
+class NoModel(UserError):
+    """A registry without the registered model, or without a challenger, before the first run has ended."""
+
+
 def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredModel:
     """Returns a registered model with its tags and aliases.
 
@@ -207,12 +211,13 @@ def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredMod
         name: name of the registered model.
 
     Raises:
-        UserError: no such model, or a store that fails.
+        NoModel: there is no such model.
+        UserError: the store fails.
     """
     with as_user_error(store, f"reading the model {name!r}"):
         found = find_existing(lambda: registry.get_registered_model(name))
     if found is None:
-        raise UserError(
+        raise NoModel(
             f"{store.shown} has no model {name!r}\n  `make repro` registers one, also again if this store has lost it"
         )
     return found
