@@ -71,7 +71,7 @@ class Store:
 
     @property
     def has_password(self) -> bool:
-        """Whether a server receives a password, from the address or MLflow's own variables."""
+        """True if a server receives a password, from the address or MLflow's own variables."""
         return bool(urlsplit(self.uri).password or read_mlflow_creds().password)
 
     @property
@@ -184,6 +184,9 @@ def client(store: Store) -> MlflowClient:
     """Returns MLflow's client for the store.
 
     It is configured to print less than by default, and to retry for seconds, not minutes.
+
+    Args:
+        store: the tracking store.
     """
     # MLflow's database module logs a traceback of every error that it also raises; the caller reports the error.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
