@@ -92,7 +92,7 @@ def test_check_prints_the_plan_and_starts_nothing(
     for words in ("1,797 images of 12 x 12, 10 classes, 1,797 with a mask", "2 trials and 2 controls", "mlflow.db"):
         assert words in done.out
     # Twelve runs of three epochs: those four, and with two further seeds both controls and the two best.
-    assert "up to 2, and the controls, with further seeds: at most 8 runs" in done.out
+    assert "up to 2 configurations, and the controls, with further seeds: at most 8 runs" in " ".join(done.out.split())
     assert "36 epochs at most" in done.out
     assert not (checkout.root / "data" / "prepared").exists()
     assert not (checkout.root / "state" / "searches").exists()
