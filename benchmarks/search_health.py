@@ -44,7 +44,16 @@ ROOT = Path(__file__).parents[1]
 EPOCHS, SEEDS = 8, 3
 WEIGHT = "regularizer.spatial_entropy.weight"
 THRESHOLD = "regularizer.spatial_entropy.threshold"
-NAMES = ("edge_of_range", "no_effect", "tie", "control_ahead", "rungs", "validation_images")
+NAMES = (
+    "edge_of_range",
+    "no_effect",
+    "tie",
+    "control_ahead",
+    "rungs",
+    "validation_images",
+    "still_improving",
+    "one_trial",
+)
 
 
 @dataclass(frozen=True)

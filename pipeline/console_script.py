@@ -15,12 +15,11 @@ def main() -> None:
     In a checkout other than the one that the environment was made for, the code of that checkout runs, as it does in
     the stages that DVC starts there.
     """
-    checkout = _current_checkout()
-    if checkout is not None and not (checkout / "pipeline").samefile(Path(__file__).parent):
-        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-m", "pipeline.cli", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
     try:
+        if (other := _other_checkout()) is not None:
+            paths = [str(other), *filter(None, [os.environ.get("PYTHONPATH")])]
+            command = [sys.executable, "-m", "pipeline.cli", *sys.argv[1:]]
+            os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
         from pipeline.cli import main as run
 
         run()
@@ -35,8 +34,14 @@ def main() -> None:
         sys.exit(2)
 
 
-def _current_checkout() -> Path | None:
-    """Returns the checkout around the current folder; None outside of one."""
-    here = Path.cwd()
-    files = ("dvc.yaml", "params.yaml", "pipeline/cli.py")
-    return next((each for each in (here, *here.parents) if all((each / name).is_file() for name in files)), None)
+def _other_checkout() -> Path | None:
+    """Returns the checkout around the current folder if it has code of its own; None if this code is its code."""
+    from pipeline.errors import UserError
+    from pipeline.workspace import find_workspace
+
+    try:
+        root = find_workspace().root
+    except UserError:
+        return None
+    code = root / "pipeline"
+    return root if (code / "cli.py").is_file() and not code.samefile(Path(__file__).parent) else None

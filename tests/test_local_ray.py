@@ -26,6 +26,16 @@ def test_store_of_objects_keeps_within_a_limit_that_ray_does_not_see(monkeypatch
     assert runtime._object_store_bytes() is None  # Ray's own choice, which knows of /dev/shm
 
 
+def test_ray_that_does_not_come_up_in_time_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")  # Ray raises no type of its own
+
+    monkeypatch.setattr(ray, "init", late)
+    said = r"Ray cannot start .*timed out during startup\.\n.*What had finished is kept"
+    with pytest.raises(UserError, match=said), local_ray(cpus=1, gpus=0):
+        pass
+
+
 @pytest.mark.slow
 def test_a_cluster_that_is_named_in_the_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6")

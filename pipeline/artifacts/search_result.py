@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field
 
 from pipeline.artifacts.stage_results import Artifact, Number, Record
 from pipeline.score.forecast import Components
@@ -143,14 +143,10 @@ class SearchForecast(Components):
         gpus: GPUs of a trial.
     """
 
+    # Left out if it was not measured, so that a file of an earlier version stays the same.
+    recurrence: Annotated[Number | None, Field(exclude_if=lambda value: value is None)] = None
     max_concurrent: int = field(kw_only=True)
     gpus: Number = field(kw_only=True)
-
-    @model_serializer(mode="wrap")
-    def _content(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out what was not measured, so that a file of an earlier version stays the same."""
-        content: dict[str, Any] = write(self)
-        return {name: value for name, value in content.items() if name != "recurrence" or value is not None}
 
 
 class FrontTrial(Record):

@@ -129,8 +129,11 @@ def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
             _node_ip_address="127.0.0.1",
             _temp_dir=temporary,
         )
-    except (OSError, RuntimeError, ValueError, ConnectionError) as error:
-        raise UserError(f"Ray cannot start on this machine: {error}") from None
+    except Exception as error:  # Ray raises Exception itself where its processes do not come up in time
+        raise UserError(
+            f"Ray cannot start on this machine: {error}\nIf the machine is busy, try again later. What had finished is "
+            "kept."
+        ) from None
     try:
         yield
     finally:

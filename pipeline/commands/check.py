@@ -97,7 +97,7 @@ def run_check(
     plans = plan.expected_parts()
     histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
     if not sys.stdout.isatty():  # a terminal shows how far the measurement is
-        yield f"measuring training steps (up to {MOST_S:.0f} s; --no-measure leaves it out)"
+        yield f"measuring training steps, up to {MOST_S:.0f} s"
     yield from describe_estimates(plans, histories)
 
 

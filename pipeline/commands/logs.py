@@ -15,10 +15,11 @@ from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.cluster.storage import StorageError, exists
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import load_params
+from pipeline.console.format import STATE_WORDS
 from pipeline.errors import UserError, format_value
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import SearchState, choose_search, find_searches, read_search
-from pipeline.state.status_words import ENDED, trial_state
+from pipeline.state.status_words import trial_state
 from pipeline.tune.journal.records import COMPLETE, Event, TrialRecord
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
@@ -180,7 +181,7 @@ def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], Non
                 last = event["epoch"]
                 yield _row(last, event["metrics"], columns)
             elif event["event"] == "ended":
-                yield f"{trial.id} has ended: {ENDED[event['state']]}"
+                yield f"{trial.id} has ended: {STATE_WORDS[event['state']]}"
                 yield from (event.get("reason") or "").splitlines()
                 return
         if not runs:

@@ -9,7 +9,7 @@ from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.state.looks import describe_look
-from pipeline.state.searches import find_searches, is_held
+from pipeline.state.searches import describe_running
 from pipeline.workspace import Workspace
 
 
@@ -22,11 +22,8 @@ def _check_there(workspace: Workspace) -> None:
     needed = ("evaluate/evaluation.json", "register/registered.json", "search/best.yaml", "search/summary.json")
     if all((workspace.results / name).exists() for name in needed):
         return
-    running = next((each.id for each in find_searches(workspace.searches).searches if each.runner() is not None), None)
-    if running is not None:
-        raise UserError(f"no results yet: search {running} is running; see `sar-search status {running}`")
-    if is_held(workspace.state / "repro.lock") or is_held(workspace.state / "stage.lock"):
-        raise UserError("no results yet: the pipeline is running in this checkout; wait until it has ended")
+    if running := describe_running(workspace):
+        raise UserError(f"no results yet: {running}")
     raise UserError(f"{workspace.results}: no results yet, or not all of them. Run `make repro`.")
 
 

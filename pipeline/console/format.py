@@ -19,6 +19,10 @@ MIN_WIDTH = 8
 """Characters that the shortened column of a table keeps."""
 
 
+STATE_WORDS = {"complete": "in full", "pruned": "stopped early", "failed": "failed", "infeasible": "infeasible"}
+"""Words for the end of a trial, by its state in the journal. `pruned` is Optuna's own word."""
+
+
 def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
     """Returns a configuration as a name: `weight=0.012 layers=last`.
 

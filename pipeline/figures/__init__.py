@@ -28,15 +28,6 @@ WIDTH: Final = 7.5
 # Series take colours in this order. Neighbours also differ in lightness, so they are distinguishable in greyscale.
 SERIES: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK)
 
-STATE_WORDS: Final = {
-    "complete": "in full",
-    "pruned": "stopped early",
-    "failed": "failed",
-    "infeasible": "infeasible",
-    "control": "control",
-}
-"""Words for a trial by its state, as `sar-search status` has them, and for a control. `pruned` is Optuna's own word."""
-
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Returns the last part of each dotted path; the whole path where two paths share that part.

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pipeline.console.format import format_level
+from pipeline.console.format import STATE_WORDS, format_level
 from pipeline.figures import (
     BLACK,
     BLUE,
@@ -27,7 +27,6 @@ from pipeline.figures import (
     ORANGE,
     SERIES,
     SKY,
-    STATE_WORDS,
     VERMILION,
     WIDTH,
     new_figure,
@@ -130,10 +129,10 @@ def objective_by_trial(
         style: dict[str, Any] = {"marker": mark.marker, "s": mark.size, "linewidths": 1.4, "zorder": 3}
         style |= {"color": mark.colour} if mark.filled else {"facecolors": "none", "edgecolors": mark.colour}
         if at.any():
-            axes.scatter(places[at], values[at], label=f"{STATE_WORDS[kind]} ({chosen.sum()})", **style)
+            axes.scatter(places[at], values[at], label=f"{STATE_WORDS.get(kind, kind)} ({chosen.sum()})", **style)
         missing = places[chosen & np.isnan(values)]
         if len(missing):
-            label = None if at.any() else f"{STATE_WORDS[kind]} ({chosen.sum()})"
+            label = None if at.any() else f"{STATE_WORDS.get(kind, kind)} ({chosen.sum()})"
             foot = axes.get_xaxis_transform()
             axes.scatter(missing, np.full(len(missing), 0.03), transform=foot, clip_on=False, label=label, **style)
     axes.set(xlabel="trial, in the order of starting", ylabel=objective.label)

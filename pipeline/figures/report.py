@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from pipeline.console.format import format_duration, format_percent, format_points, format_value_short
-from pipeline.figures import STATE_WORDS, short_names
+from pipeline.console.format import STATE_WORDS, format_duration, format_percent, format_points, format_value_short
+from pipeline.figures import short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import MetricWords
@@ -149,7 +149,7 @@ def page_environment() -> Environment:
         setting=partial(format_value_short, digits=4),
         duration=format_duration,
         picture=_picture,
-        state=lambda state: STATE_WORDS[state],
+        state=lambda state: STATE_WORDS.get(state, state),
         megabytes=_or_absent(lambda value: f"{value:,.0f} MB"),
     )
     return environment

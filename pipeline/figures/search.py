@@ -18,7 +18,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from pipeline.figures import BLUE, GREY, ORANGE, SKY, STATE_WORDS, new_figure, open_axes
+from pipeline.console.format import STATE_WORDS
+from pipeline.figures import BLUE, GREY, ORANGE, SKY, new_figure, open_axes
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 
 Trial = Mapping[str, Any]

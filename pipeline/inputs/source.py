@@ -136,13 +136,11 @@ def warn_of_masks(manifest: Manifest, masks: int) -> str:
     useless = sum(found[kind]["files"] for kind in ADVICE if kind in found)
     if 2 * useless <= masks or not masks:
         return ""
-    left = (
-        "What a run says of attention is of the others alone." if useless < masks else "A run says nothing of it then."
-    )
+    scored = "is scored against the others alone" if useless < masks else "cannot be scored"
     return (
-        f"WARNING: {useless:,} of {masks:,} masks do not show where the object is, so attention cannot be scored "
-        f"against them. {left} The lines above name some of them. Mend "
-        f"them, and run `{single_item_command('prepare')}` (docs/own-images/decoding.md)."
+        f"WARNING: {useless:,} of {masks:,} masks do not show where the object is, so attention {scored}. The lines "
+        f"above name some of them. Correct them, and run `{single_item_command('prepare')}` "
+        "(docs/own-images/decoding.md)."
     )
 
 

@@ -2,19 +2,23 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from pipeline.config import Params
 from pipeline.data.archive import format_names
 from pipeline.data.decode.masks import ADVICE
 from pipeline.data.decode.open_image import Size
 from pipeline.data.sources.size_sample import sample_masks, sample_sizes
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError, list_first
 from pipeline.inputs.source import source_config
 from pipeline.workspace import Workspace
 
 MUCH = 2.0
 """Ratio of the images' shorter side to the prepared side from which a loss is reported."""
+T = TypeVar("T")
+
 WORTH = 1.5
 """Ratio of a larger side to the prepared side from which the larger side is advised."""
 HALF = 0.5
@@ -30,10 +34,7 @@ def describe_sizes(workspace: Workspace, params: Params) -> list[str]:
         workspace: The checkout.
         params: All parameters.
     """
-    try:
-        sizes = sample_sizes(source_config(workspace, params))
-    except UserError:  # other checks report it; without the source, data/prepared may suffice
-        return []
+    sizes = _sample(sample_sizes, workspace, params)
     return size_lines(sizes, params.prepare.image_size) if sizes else []
 
 
@@ -44,11 +45,24 @@ def describe_masks(workspace: Workspace, params: Params) -> list[str]:
         workspace: The checkout.
         params: All parameters.
     """
-    try:
-        remarks = sample_masks(source_config(workspace, params))
-    except UserError:  # as for the pictures
-        return []
+    remarks = _sample(sample_masks, workspace, params)
     return mask_lines(remarks) if remarks else []
+
+
+def _sample(read: Callable[[SourceConfig], T], workspace: Workspace, params: Params) -> T | None:
+    """Returns what a function reads of the source; None if the source cannot be read.
+
+    Other checks report that it cannot be read. Without the source, data/prepared may suffice.
+
+    Args:
+        read: Reads a sample of a source.
+        workspace: The checkout.
+        params: All parameters.
+    """
+    try:
+        return read(source_config(workspace, params))
+    except UserError:
+        return None
 
 
 def mask_lines(remarks: Mapping[str, Sequence[str]]) -> list[str]:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compute.usage_summary import describe_usage
-from pipeline.console.format import format_count, format_duration, wrap_text
+from pipeline.console.format import STATE_WORDS, format_count, format_duration, wrap_text
 from pipeline.errors import list_first
 from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
-from pipeline.state.status_words import ENDED
 from pipeline.tune.budget import HOUR
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
@@ -124,7 +123,7 @@ def _describe_runs(summary: SearchSummary, planned: int) -> str:
         summary: Summary of the search.
         planned: Confirmations for which the budget had reserved epochs.
     """
-    states = ", ".join(f"{count} {ENDED[state]}" for state, count in summary.trials.items() if count)
+    states = ", ".join(f"{count} {STATE_WORDS[state]}" for state, count in summary.trials.items() if count)
     runs = [format_count(sum(summary.trials.values()), "trial") + (f" ({states})" if states else "")]
     runs += [format_count(len(summary.controls), "control")] if summary.controls else []
     runs += [format_count(summary.confirmations, "confirmation")]

@@ -165,7 +165,7 @@ def describe_running(workspace: Workspace) -> str:
     running = next((each.id for each in find_searches(workspace.searches).searches if each.runner() is not None), None)
     if running is not None:
         return f"search {running} is running; see `sar-search status {running}`"
-    if is_held(workspace.state / "repro.lock") or is_held(workspace.state / "stage.lock"):
+    if any(is_held(workspace.lock_file(name)) for name in ("repro", "stage")):
         return "the pipeline is running in this checkout; wait until it has ended"
     return ""
 

@@ -1,11 +1,10 @@
 """The state of a search, of a trial and of the pipeline, in a few words."""
 
+from pipeline.console.format import STATE_WORDS
 from pipeline.files.locks import lock_holder
 from pipeline.state.searches import Runner, SearchState, is_held
-from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import TrialRecord
 from pipeline.workspace import Workspace
-
-ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 
 
 def describe_state(search: SearchState, runner: Runner | None) -> str:
@@ -32,7 +31,7 @@ def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) 
         runner: Process that runs the search; None if there is none.
     """
     if trial.state is not None:
-        return ENDED[trial.state]
+        return STATE_WORDS[trial.state]
     if trial.paused:
         return "paused"
     return "running" if runner is not None and trial.id in search.running_trials else "waiting"

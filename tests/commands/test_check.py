@@ -302,7 +302,7 @@ def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace
     said = told(workspace, new=True)
     assert "no data are prepared yet" in said
     assert "choose    the best by val/attention/auroc if at least 50 validation images have a mask" in said
-    assert said.index("\nmeasuring training steps (up to 20 s") < said.index("\nexpected ")
+    assert said.index("\nmeasuring training steps, up to 20 s") < said.index("\nexpected ")
     assert "search 0" not in said
     assert "expected" in said
 

@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.compute.usage_summary import MEMORY, SHARES
-from pipeline.console.format import format_count, format_duration
+from pipeline.console.format import STATE_WORDS, format_count, format_duration
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.pareto import front_figure
 from pipeline.figures.report import Row, Words
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.state.status_words import ENDED
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, VAL_ACCURACY
 from pipeline.tune.objectives.objectives import (
     AUROC,
@@ -272,7 +271,7 @@ def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
 
 def plotted_trials(summary: SearchSummary, rows: Sequence[Mapping[str, str]]) -> str:
     """Returns a sentence on how many results were seen before the test set was."""
-    counts = ", ".join(f"{count} {ENDED[state]}" for state, count in summary.trials.items() if count) or "none"
+    counts = ", ".join(f"{count} {STATE_WORDS[state]}" for state, count in summary.trials.items() if count) or "none"
     of_control = sum(row["role"] == "control trial" for row in rows)
     controls = sum(row["role"] == "control" for row in rows)
     tuned = f", {of_control} trials of the control's own study" if of_control else ""

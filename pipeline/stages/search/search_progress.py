@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from pipeline.console.format import config_name, format_count
+from pipeline.console.format import STATE_WORDS, config_name, format_count
 from pipeline.console.progress import Pace, ProgressLine
-from pipeline.state.status_words import ENDED
 from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.records import (
     COMPLETE,
@@ -24,7 +23,7 @@ from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, form
 
 ROLES = {TRIAL: "trial", CONTROL: "control", CONFIRMATION: "confirmation"}
 """Nouns of the runs of a search, by role."""
-STATES = (*ENDED.values(), "paused", "running")
+STATES = (*STATE_WORDS.values(), "paused", "running")
 """States of runs in words, in the order in which they are counted."""
 
 
@@ -185,7 +184,7 @@ class SearchProgress(ProgressLine):
         found = []
         for role, noun in ROLES.items():
             runs = [trial for trial in self._trials.values() if trial.role == role]
-            states = Counter("paused" if run.paused else ENDED.get(run.state or "", "running") for run in runs)
+            states = Counter("paused" if run.paused else STATE_WORDS.get(run.state or "", "running") for run in runs)
             said = ", ".join(f"{states[each]} {idle if each == 'running' else each}" for each in STATES if states[each])
             found += [f"{format_count(len(runs), noun)}: {said}"] if runs else []
         return found
