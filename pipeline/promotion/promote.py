@@ -90,7 +90,7 @@ def promote_challenger(
         if rule.outcome == ACCEPTED:
             yield f"{'':10} enough to decide would be {rule.to_decide}"
     judged = {"name": name, "version": challenger.version, "champion": champion, "outcome": outcome, "dry_run": dry_run}
-    _note(workspace, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]})
+    _note(workspace, store, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]})
     if outcome not in (PASSED, ACCEPTED):
         raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
     if dry_run:
@@ -340,9 +340,15 @@ def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
         yield "the registry stopped answering before the move was fully recorded; the next move completes the record"
 
 
-def _note(workspace: Workspace, judged: Mapping[str, object]) -> None:
-    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry."""
+def _note(workspace: Workspace, store: Store, judged: Mapping[str, object]) -> None:
+    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry.
+
+    Args:
+        workspace: Workspace of the checkout.
+        store: Tracking store, whose account is named as the person who judges.
+        judged: The judgement.
+    """
     path = workspace.state / "promotions.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "by": user_name(), **judged}) + "\n")
+        file.write(json.dumps({"time": time.time(), "by": user_name(store), **judged}) + "\n")

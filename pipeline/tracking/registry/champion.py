@@ -54,7 +54,7 @@ class ChampionChange:
         action: "promote" or "rollback".
         before: the champion before; None: there was none.
         after: the champion after.
-        by: name of the user.
+        by: name of the user: the account of a server, else the login of the machine.
         at: UTC, ISO 8601.
         reason: the user's reason; "" for none.
         gate: result of each rule of the gate, and figures.
@@ -110,7 +110,7 @@ def move_champion(
         key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
         said = (reason or "")[:LONGEST_REASON]
         at = now.isoformat(timespec="seconds")
-        move = ChampionChange(key, action, champion, version, user_name(), at, said, dict(gate), INTENDED)
+        move = ChampionChange(key, action, champion, version, user_name(store), at, said, dict(gate), INTENDED)
         with as_user_error(store, doing):
             _finish_open_changes(registry, name, moves, champion)
             registry.get_model_version(name, str(version))
