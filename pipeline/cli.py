@@ -234,11 +234,15 @@ def gc(dry_run: bool, keep: int) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it.")
+@click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it. It counts as a look too.")
 @click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this version instead.")
 @click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
-    """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
+    """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote).
+
+    Judging a version together with the champion for the first time counts as a look at the test images, with
+    --dry-run too. A first model, without a champion, has been judged by its evaluation; that is no further look.
+    """
     from pipeline.promotion.promote import promote_challenger
 
     _print(promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version))

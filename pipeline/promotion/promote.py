@@ -9,7 +9,16 @@ import numpy as np
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
-from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
+from pipeline.promotion.gate import (
+    ACCEPTED,
+    FAILED,
+    PASSED,
+    UNDECIDED,
+    GateInputs,
+    Rule,
+    evaluate_gate,
+    overall_outcome,
+)
 from pipeline.promotion.predictions import (
     CorrectOnTest,
     TestPredictions,
@@ -28,7 +37,15 @@ from pipeline.score.paired_test import PairedDifference, PairedScores, paired_di
 from pipeline.state.looks import warn_of_look
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
-from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, PROCEDURE_TAG, Version, require_whole, versions
+from pipeline.tracking.registry.versions import (
+    CHALLENGER,
+    HASH_TAG,
+    OWN_ACCURACY_TAG,
+    PROCEDURE_TAG,
+    Version,
+    require_whole,
+    versions,
+)
 from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -63,7 +80,8 @@ def promote_challenger(
         Lines about what was found and done.
 
     Raises:
-        GateRefused: the challenger fails a rule, or there are not enough data to decide. The message has the reasons.
+        GateRefused: the challenger fails a rule, or a rule is undecided. The message names the rules, whose figures
+            have been yielded.
         UserError: there is no challenger or no such version, or the challenger is not the version that `results/`
             belongs to. Or files or data to judge it by are missing or damaged, another process has moved the
             champion meanwhile, or the store fails.
@@ -86,13 +104,15 @@ def promote_challenger(
     if warning := warn_of_look(look):
         yield warning
     for rule in rules:
-        yield f"{rule.outcome:10} {rule.name}: {rule.detail}"
-        if rule.outcome == ACCEPTED:
-            yield f"{'':10} enough to decide would be {rule.to_decide}"
+        yield f"{rule.outcome:11} {rule.name}: {rule.detail}"
+        if rule.to_decide:
+            yield f"{'':11} enough to decide would be {rule.to_decide}"
     judged = {"name": name, "version": challenger.version, "champion": champion, "outcome": outcome, "dry_run": dry_run}
-    _note(workspace, store, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]})
+    _note(
+        workspace, store, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]}
+    )
     if outcome not in (PASSED, ACCEPTED):
-        raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
+        raise GateRefused(_refusal(name, challenger.version, champion, rules))
     if dry_run:
         yield f"it would be promoted; models:/{name}@champion is unchanged (--dry-run)"
         return
@@ -184,12 +204,7 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)
     yield f"{name} at {store.shown}"
     for each in listed:
-        accuracy = each.tags.get("sar.test_accuracy")
-        figures = f"test accuracy {accuracy}" if accuracy else "no figures"
-        if (metric := each.tags.get("sar.metric", ACCURACY.label)) != ACCURACY.label:
-            figures += f", {metric} {each.tags.get('sar.test_metric', '?')}"
-        if PROCEDURE_TAG in each.tags:
-            figures += " of its procedure, in folds"
+        figures = _describe_figures(each)
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
@@ -204,6 +219,21 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         undone = "" if move.state == DONE else f"  ({move.state}: it took no effect)"
         reason = f"  {move.reason}" if move.reason else ""
         yield f"{move.at[:16].replace('T', ' ')}  {move.action:8} {way}  by {move.by}{reason}{undone}"
+
+
+def _describe_figures(version: Version) -> str:
+    """Describes the test figures in a version's tags, and says whose they are: of all seeds, or of one network."""
+    if (accuracy := version.tags.get("sar.test_accuracy")) is None:
+        return "no figures"
+    figures = f"test accuracy {accuracy}"
+    if (metric := version.tags.get("sar.metric", ACCURACY.label)) != ACCURACY.label:
+        figures += f", {metric} {version.tags.get('sar.test_metric', '?')}"
+    if PROCEDURE_TAG in version.tags:
+        return f"{figures} of its procedure, in folds"
+    figures += " (mean over seeds)"
+    if own := version.tags.get(OWN_ACCURACY_TAG):
+        figures += f", its network's {own}"
+    return figures
 
 
 def _gate_inputs(
@@ -309,28 +339,24 @@ def _describe_tested(version: Version, own: TestPredictions) -> str:
         return (
             f"images out of fold, by the networks of {own.folds} folds that its procedure made (it has seen them all)"
         )
-    return "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
+    tested = "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
+    return f"{tested}, by the registered network"
 
 
-def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:
+def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule]) -> str:
     """Returns the message of a challenger that does not pass the gate.
 
     Args:
         name: Name of the model.
         version: Version of the challenger.
         champion: Version of the champion; None if there is none.
-        rules: Results of the rules.
-        failed: Whether a rule failed; otherwise the data do not suffice.
+        rules: Results of the rules, one of which failed or is undecided.
     """
     stays = f"version {champion} stays champion" if champion else "there is still no champion"
-    begin = "is refused" if failed else "cannot be judged: not enough data"
-    lines = [f"version {version} of {name} {begin}; {stays}"]
-    for rule in rules:
-        if rule.outcome not in (PASSED, ACCEPTED):
-            lines.append(f"  {rule.name} {rule.outcome}: {rule.detail}")
-        if rule.to_decide and rule.outcome != ACCEPTED:
-            lines.append(f"    enough to decide would be {rule.to_decide}")
-    return "\n".join(lines)
+    named = {each: [rule.name for rule in rules if rule.outcome == each] for each in (FAILED, UNDECIDED)}
+    begin = "is refused" if named[FAILED] else "is undecided"
+    lines = [f"  {outcome}: {', '.join(names)}" for outcome, names in named.items() if names]
+    return "\n".join([f"version {version} of {name} {begin}; {stays}", *lines])
 
 
 def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:

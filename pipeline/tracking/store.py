@@ -72,7 +72,7 @@ class Store:
 
     @property
     def has_password(self) -> bool:
-        """Whether a server receives a password, from the address or MLflow's own variables."""
+        """True if a server receives a password, from the address or MLflow's own variables."""
         return bool(urlsplit(self.uri).password or read_mlflow_creds().password)
 
     @property

@@ -10,7 +10,7 @@ from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.registration import arms_tag
 from pipeline.score.comparison import Comparison
 from pipeline.score.metrics.metric import ACCURACY, MACRO_F1
-from pipeline.stages.register.__main__ import metric_tags, procedure_tags
+from pipeline.stages.register.__main__ import metric_tags, own_accuracy_tags, procedure_tags
 
 CONTENT = filled_content(Evaluation, {"comparison": {"difference": 0.01, "low": 0.0, "high": 0.02, "seeds": [2, 2]}})
 COMPARISON = CONTENT["comparison"]
@@ -70,3 +70,9 @@ def test_what_was_tested_in_folds_is_put_down_for_promotion() -> None:
     assert json.loads(procedure_tags(evaluation(**folded))["sar.procedure"]) == {"folds": 3, "images": 90, "folds_hash": "h", "holdout": 0}  # fmt: skip
     kept = evaluation(**folded, holdout={"images": 10})
     assert json.loads(procedure_tags(kept)["sar.procedure"])["holdout"] == 10
+
+
+def test_the_accuracy_of_the_registered_network_is_put_down_beside_the_mean() -> None:
+    scores = {"arms": {"best": {"seeds": [4, 7], "accuracies": [0.91, 0.93], "accuracy": 0.92}}}
+    assert own_accuracy_tags(evaluation(**scores), 7) == {"sar.network_accuracy": "0.9300"}
+    assert own_accuracy_tags(evaluation(**scores, folds=[{}, {}]), 7) == {}

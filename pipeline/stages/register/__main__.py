@@ -25,7 +25,7 @@ from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.evaluation_run import evaluation_run
-from pipeline.tracking.registry.versions import PROCEDURE_TAG, WEIGHTS_TAG, register_model
+from pipeline.tracking.registry.versions import OWN_ACCURACY_TAG, PROCEDURE_TAG, WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.sidecar import WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
@@ -57,6 +57,7 @@ def main(workspace: Workspace) -> None:
             "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
             "sar.test_accuracy": f"{evaluation.best.accuracy:.4f}",
             **metric_tags(evaluation),
+            **own_accuracy_tags(evaluation, run.seed),
             # Promotion reads these from the registry, which may be used from another checkout.
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
@@ -79,6 +80,19 @@ def main(workspace: Workspace) -> None:
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
     )
+
+
+def own_accuracy_tags(evaluation: Evaluation, seed: int) -> dict[str, str]:
+    """Returns the tag with the test accuracy of the registered network alone; none with folds, which test others.
+
+    Args:
+        evaluation: Evaluation of the registered version.
+        seed: Seed of the registered network.
+    """
+    if evaluation.folds:
+        return {}
+    best = evaluation.best
+    return {OWN_ACCURACY_TAG: f"{best.accuracies[best.seeds.index(seed)]:.4f}"}
 
 
 def procedure_tags(evaluation: Evaluation) -> dict[str, str]:

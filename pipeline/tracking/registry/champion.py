@@ -148,10 +148,14 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> ChampionChange:
         raise UserError(f"{name!r} has no {CHAMPION} to roll back\n  `sar-search promote` makes one")
     earlier = earlier_champion(moves, champion)
     if earlier is None:
-        raise UserError(
-            f"{name!r} has no {CHAMPION} before version {champion} to go back to\n"
-            "  `sar-search models` shows its history"
-        )
+        undone = next((move.before for move in reversed(moves) if move.action == ROLLBACK and move.state == DONE), None)
+        hint = "`sar-search models` shows its history"
+        if undone not in (None, champion):
+            hint = (
+                f"version {undone} was rolled back itself; to make it champion again: `sar-search promote --version "
+                f"{undone}`, through the gate"
+            )
+        raise UserError(f"{name!r} has no {CHAMPION} before version {champion} to go back to\n  {hint}")
     require_whole(store, name, earlier, doing=f"moving {CHAMPION} of {name!r} to version {earlier}")
     return move_champion(store, name, earlier, expected=champion, reason=reason, action=ROLLBACK)
 
