@@ -234,7 +234,7 @@ def gc(dry_run: bool, keep: int) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it. It counts as a look too.")
+@click.option("--dry-run", is_flag=True, help="Judge the challenger, with the same looks; do not promote it.")
 @click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this version instead.")
 @click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:

@@ -10,9 +10,7 @@ STRENGTH = 0.65
 """Opacity of the strongest attention, in (0, 1)."""
 
 
-def attention_overlay(
-    image: NDArray[np.uint8], attention: ArrayLike, *, in_patches: bool = False
-) -> NDArray[np.uint8]:
+def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike, *, in_patches: bool = False) -> NDArray[np.uint8]:
     """Draws the attention over a grey version of the image. More attention has more colour.
 
     The strongest patch has the same opacity in every picture. Uniform attention leaves the image without
