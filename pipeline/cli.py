@@ -274,11 +274,15 @@ def _open_registry() -> Workspace:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it.")
+@click.option("--dry-run", is_flag=True, help="Judge the challenger, with the same looks; do not promote it.")
 @click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this version instead.")
 @click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
-    """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
+    """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote).
+
+    Judging a version together with the champion for the first time counts as a look at the test images, with
+    --dry-run too. A first model, without a champion, has been judged by its evaluation; that is no further look.
+    """
     workspace = _open_registry()
     from pipeline.promotion.promote import promote_challenger
 

@@ -204,7 +204,8 @@ def test_a_gate_that_says_no_ends_with_status_3_and_moves_nothing(done: Checkout
     for arguments in (["promote"], ["promote", "--dry-run"]):
         said = done.search(*arguments)
         assert said.returncode == 3, said.stderr
-        assert "accuracy failed: " in said.stderr
+        assert "failed      accuracy: " in said.stdout
+        assert "\n  failed: accuracy" in said.stderr
     assert "champion" not in _client(done).get_registered_model("sar-digits").aliases
 
 
@@ -221,6 +222,7 @@ def test_promote_moves_the_champion(done: Checkout) -> None:
         assert version.tags[f"sar.{tag}"], tag
     accuracy = _json(done, "evaluate/evaluation.json")["arms"]["best"]["accuracies"][0]
     assert json.loads(version.tags["sar.promoted.gate"])["accuracy_value"] == round(accuracy, 4)
+    assert version.tags["sar.own_accuracy"] == f"{accuracy:.4f}"
     assert _json(done, "evaluate/evaluation.json")["look"] == 1
     assert "@challenger  @champion" in done.search("models").stdout.replace("@champion  @challenger", "@challenger  @champion")  # fmt: skip
     refused = done.search("rollback")

@@ -137,6 +137,23 @@ def test_a_bad_image_gets_its_own_error_and_the_server_goes_on(server: str, expe
     np.testing.assert_allclose(_shares(_asked(server, {"inputs": [_png(PIXELS[1])]})), expected[1:2], rtol=0, atol=1e-5)
 
 
+def test_a_request_of_the_wrong_form_is_refused_and_an_unknown_parameter_is_ignored(server: str) -> None:
+    """As docs/registry/serving.md tells it."""
+    image = _png(PIXELS[0])
+    for body, where, said in [
+        ({"input": [image]}, "message", "Failed to enforce schema"),
+        ({"inputs": [image], "params": {"attention": "yes"}}, "message", "Invalid parameters found: {('attention'"),
+        ({"inputs": [image], "params": {"batch_size": 0}}, "stack_trace", "batch_size must be at least 1"),
+    ]:
+        with pytest.raises(HTTPError) as refused:
+            _asked(server, body)
+        assert refused.value.code == 400, body
+        assert said in json.loads(refused.value.read())[where]
+    (row,) = _asked(server, {"inputs": [image], "params": {"atention": True}})
+    assert row["error"] is None
+    assert "attention" not in row
+
+
 def test_predict_of_mlflow_answers_a_file(elsewhere: dict[str, Any], expected: np.ndarray) -> None:
     (elsewhere["cwd"] / "request.json").write_text(json.dumps({"inputs": [_png(image) for image in PIXELS]}))
     command = [sys.executable, "-P", "-m", "mlflow", "models", "predict", "-m", URI, "--env-manager", "local"]

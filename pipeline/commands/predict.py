@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import load_params
-from pipeline.data.decode.pictures import UndecodableImage, read_image
+from pipeline.data.decode.pictures import UndecodableImage, read_image, with_picture
 from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
 from pipeline.figures.overlay import attention_overlay
@@ -30,6 +30,10 @@ LARGEST = 200 * 2**20
 """Largest size of a file in bytes. A photograph has some ten million."""
 
 OVERLAY_SIDE = 384
+"""Largest side of each half of an overlay, in pixels."""
+
+OVERLAY_GAP = 8
+"""Width of the white gap between the halves, in pixels."""
 
 
 def classify_files(
@@ -171,7 +175,9 @@ def _payload(file: Path) -> bytes | str:
 
 
 def _overlay(folder: Path, file: Path, payload: bytes, row: Answer, taken: set[str], bit_depth: int | None) -> Path:
-    """Writes the overlay of one picture, and returns its path.
+    """Writes the overlay of one picture beside the picture itself, and returns its path.
+
+    A picture of few pixels is enlarged without interpolation, so that its pixels and the patches stay visible.
 
     Args:
         folder: folder of the overlays.
@@ -191,8 +197,12 @@ def _overlay(folder: Path, file: Path, payload: bytes, row: Answer, taken: set[s
     taken.add(stem)
     path = folder / f"{stem}.png"
     try:
-        picture = attention_overlay(read_image(payload, 3, OVERLAY_SIDE, bit_depth), row["attention"])
-        Image.fromarray(picture).save(path)
+        side = min(OVERLAY_SIDE, with_picture(payload, lambda image: min(image.size), "too many pixels"))
+        times = OVERLAY_SIDE // side
+        seen = read_image(payload, 3, side, bit_depth).repeat(times, axis=0).repeat(times, axis=1)
+        drawn = attention_overlay(seen, row["attention"], in_patches=times > 1)
+        gap = np.full((len(seen), OVERLAY_GAP, 3), 255, np.uint8)
+        Image.fromarray(np.hstack([seen, gap, drawn])).save(path)
     except (OSError, UndecodableImage) as error:
         raise UserError(f"{path}: cannot be written ({error})") from None
     return path

@@ -15,16 +15,18 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.config.messages import dotted_path, explain, unknown_key_message
+from pipeline.config.messages import dotted_path, explain, percent_words, share_margin_words, unknown_key_message
 from pipeline.config.schema.data_sections import BaseParams, PrepareParams, SplitParams
 from pipeline.config.schema.regularizer_sections import RegularizerParams
 from pipeline.config.schema.result_sections import (
+    SHARE_MARGIN_LIMIT,
     EvaluateParams,
     PromoteParams,
     RegisterParams,
     ReportParams,
     RetrainParams,
     TrackingParams,
+    is_share,
 )
 from pipeline.config.schema.search_section import SearchParams
 from pipeline.config.schema.section import Section
@@ -157,7 +159,7 @@ def _validated(tree: Any, where: str) -> Params:
     if tree is None:
         tree = {}
     try:
-        return Params.model_validate(tree)
+        params = Params.model_validate(tree)
     except ValidationError as error:
         # pydantic reports a wrong value once for each member of a union. The message has one line a parameter.
         lines = {
@@ -165,3 +167,24 @@ def _validated(tree: Any, where: str) -> Params:
             for problem in reversed(error.errors())
         }
         raise UserError(join_lines(f"{where}: {line}" for line in reversed(lines.values()))) from None
+    if percents := list(_percents(params)):
+        raise UserError(join_lines(f"{where}: {line}" for line in percents))
+    return params
+
+
+def _percents(params: Params) -> Iterator[str]:
+    """Yields error messages about percents or points that were given for shares of 1.
+
+    These bounds depend on the metric: a log loss may have a margin of any size.
+
+    Args:
+        params: All parameters.
+    """
+    metric, least = params.evaluate.metric, params.promote.min_metric
+    if not is_share(metric):
+        return
+    for path, margin in (("evaluate.margin", params.evaluate.margin), ("promote.margin", params.promote.margin)):
+        if margin is not None and margin >= SHARE_MARGIN_LIMIT:
+            yield share_margin_words(path, margin, metric)
+    if least is not None and not 0 <= least <= 1:
+        yield f"promote.min_metric: given {least:g}; {metric} lies between 0 and 1{percent_words(least)}"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from pipeline.config.schema.result_sections import SHARE_MARGIN_LIMIT
 from pipeline.errors import comma_words, format_value, quote_name, stray_words
 
 
@@ -82,7 +83,38 @@ def explain(problem: ErrorDetails, tree: Any, valid: Mapping[str, FieldInfo]) ->
         return f"{path}: given {format_value(given)}; {problem['msg'].removeprefix('Value error, ')}"
     field = valid.get(path)
     allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
-    return f"{path}: given {format_value(given)}{comma_words(given)}; allowed: {allowed}"
+    percent = percent_words(given) if field and _is_share(field) else ""
+    return f"{path}: given {format_value(given)}{comma_words(given)}; allowed: {allowed}{percent}"
+
+
+def percent_words(given: Any) -> str:
+    """Returns how a number of percent is written as a share of 1, to follow an error message; "" for other values.
+
+    Args:
+        given: The value that was refused.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 2 <= given <= 100:
+        return ""
+    return f"; a share of 1 is needed: for {given:g} % write {given / 100:g}"
+
+
+def share_margin_words(path: str, margin: float, metric: str) -> str:
+    """Returns the error message for a margin of a share that is too wide, as of somebody who meant points.
+
+    Args:
+        path: Dotted path of the parameter.
+        margin: Its value.
+        metric: Metric to which it belongs, in words.
+    """
+    return (
+        f"{path}: given {margin:g}; {metric} is a share of 1, so this means {100 * margin:g} points; needed: below "
+        f"{SHARE_MARGIN_LIMIT}. One point is 0.01; for {margin:g} points write {margin / 100:g}"
+    )
+
+
+def _is_share(field: FieldInfo) -> bool:
+    limits = [getattr(item, key, None) for item in field.metadata for key in ("le", "lt")]
+    return any(limit is not None and limit <= 1 for limit in limits)
 
 
 def dotted_path(location: tuple[int | str, ...], valid: Collection[str]) -> str:

@@ -10,7 +10,7 @@ STRENGTH = 0.65
 """Opacity of the strongest attention, in (0, 1)."""
 
 
-def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike) -> NDArray[np.uint8]:
+def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike, *, in_patches: bool = False) -> NDArray[np.uint8]:
     """Draws the attention over a grey version of the image. More attention has more colour.
 
     The strongest patch has the same opacity in every picture. Uniform attention leaves the image without
@@ -19,6 +19,8 @@ def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike) -> NDArray
     Args:
         image: (H, W, 3) uint8.
         attention: (h, w), of any scale.
+        in_patches: Whether each patch has one opacity, which suits pictures of few pixels; otherwise it changes
+            smoothly from patch to patch.
 
     Returns:
         The picture, (H, W, 3) uint8.
@@ -32,7 +34,8 @@ def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike) -> NDArray
     spread = float(heat.max() - heat.min())
     share = (heat - heat.min()) / spread if spread > 1e-9 else np.zeros_like(heat)
     size = (image.shape[1], image.shape[0])
-    over = np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))[..., None] * STRENGTH
+    filled = Image.Resampling.NEAREST if in_patches else Image.Resampling.BILINEAR
+    over = np.asarray(Image.fromarray(share).resize(size, filled))[..., None] * STRENGTH
     grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"), dtype=np.float32)
     colour = np.array(ImageColor.getrgb(VERMILION), dtype=np.float32)
     return np.rint(grey * (1 - over) + colour * over).astype(np.uint8)

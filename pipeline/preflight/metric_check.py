@@ -34,11 +34,6 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
     """
     metric, interval = chosen_metric(params), params.retrain.seed_bounds[1] > 1
     searched = {name: _searched(name, metric) for name in objectives_from_params(params).class_metrics}
-    if metric.in_points and (params.promote.margin or 0) >= 1:
-        raise UserError(
-            f"params.yaml: promote.margin: given {params.promote.margin:g}; {metric.label} is a share of 1, so it "
-            "must be below 1 (0.01: one point)."
-        )
     if manifest_if_current(workspace, params) is None:
         if metric.key == USER_KEY:
             labels = np.repeat(np.arange(len(source.classes)), MADE_UP)

@@ -1,9 +1,10 @@
 """The gate before `champion`: the rules that a challenger must pass.
 
-A rule has four outcomes. With "passed" and "failed" the figures decide. With "undecided" the test is too small to
+A rule has five outcomes. With "passed" and "failed" the figures decide. With "undecided" the test is too small to
 decide, and the rule says how much data would be enough. "undecided, accepted" applies to a first model, which has no
 champion to replace: the comparison with its control is undecided, and the parameters accept that
-(`promote.first_undecided`). A challenger passes the gate if every rule is passed or accepted.
+(`promote.first_undecided`). With "not applied" the rule has judged nothing, since there is no champion to compare with
+or the parameters set no bound. A challenger passes the gate if every rule is passed, accepted or not applied.
 """
 
 import math
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.registration import ArmsTag
-from pipeline.config.schema.result_sections import PromoteParams
+from pipeline.config.schema.result_sections import SHARE_MARGIN_LIMIT, PromoteParams
 from pipeline.console.format import format_level, format_percent
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_of
 from pipeline.score.paired_test import PairedDifference, PairedScores
 from pipeline.score.sample_size import describe_enough
 
 PASSED, FAILED, UNDECIDED, ACCEPTED = "passed", "failed", "undecided", "undecided, accepted"
+NOT_APPLIED = "not applied"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Rule:
 
     Attributes:
         name: Name of the rule.
-        outcome: `PASSED`, `FAILED`, `UNDECIDED` or `ACCEPTED`.
+        outcome: `PASSED`, `FAILED`, `UNDECIDED`, `ACCEPTED` or `NOT_APPLIED`.
         detail: The figures and the bound.
         to_decide: What would decide an undecided rule; "" for others.
     """
@@ -98,7 +100,7 @@ def overall_outcome(rules: Sequence[Rule]) -> str:
     """Returns the worst outcome of the rules; `PASSED` if there are no rules.
 
     From the worst to the best they are `FAILED`, `UNDECIDED`, `ACCEPTED` (undecided, which params.yaml accepts) and
-    `PASSED`.
+    `PASSED`. A rule that was not applied has no part in it.
 
     Args:
         rules: Results of the rules.
@@ -138,11 +140,11 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         enough = "a champion whose procedure was tested in folds too, or evaluate.holdout, which keeps images apart"
         return Rule("champion", UNDECIDED, inputs.not_compared, enough)
     if inputs.pair is None:
-        return Rule("champion", PASSED, "there is none yet to compare with")
+        return Rule("champion", NOT_APPLIED, "there is none yet to compare with")
     pair, words = inputs.pair, inputs.metric
     margin = inputs.champion_margin if params.margin is None else params.margin
     lost = words.format_difference(margin).lstrip("+")
-    needed = f"needed: not worse by more than {lost}"
+    needed = f"needed: not worse by more than {lost} (promote.margin)"
     of = "" if words.key == ACCURACY_WORDS.key else f" in {words.label}"
     said = f"{words.format_difference(pair.difference)}{of} against version {inputs.champion} on the same"
     if pair.low is None or pair.high is None:
@@ -159,17 +161,21 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("champion", PASSED, said)
     if best < -margin:
         return Rule("champion", FAILED, said)
-    enough = (
-        f"about {pair.images_needed(margin):,} test images if both are equally good, or a promote.margin above "
-        f"{words.format_difference(-worst).lstrip('+')}; further seeds would not help, since two fixed models are "
-        "compared"
-    )
+    enough = f"about {pair.images_needed(margin):,} test images if both are equally good"
+    wider = words.margin_above(-worst)
+    # Parameters refuse a margin of a share from this limit on.
+    if not words.is_share or wider < SHARE_MARGIN_LIMIT:
+        enough += (
+            f", or `promote.margin: {wider:g}`, if a {words.harm} of {words.format_difference(-worst).lstrip('+')} is "
+            "acceptable"
+        )
+    enough += "; further seeds would not help, since two fixed models are compared"
     return Rule("champion", UNDECIDED, said, enough)
 
 
 def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.control == "any":
-        return Rule("control", PASSED, "not asked for (promote.control: any)")
+        return Rule("control", NOT_APPLIED, "not asked for (promote.control: any)")
     arms, margin, better = inputs.arms, inputs.margin, params.control == "better"
     words = words_of(arms.metric)
     # That the configuration is not worse is the evaluation's first endpoint. It is judged at the endpoint's level.
@@ -241,7 +247,7 @@ def _enough(arms: ArmsTag, distance: float, confidence: float, words: MetricWord
 def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:
     said = f"expected calibration error {format_percent(inputs.ece)}"
     if params.max_ece is None:
-        return Rule("calibration", PASSED, f"{said}; no bound (promote.max_ece)")
+        return Rule("calibration", NOT_APPLIED, f"{said}; no bound (promote.max_ece)")
     said += f"; needed: at most {format_percent(params.max_ece)}"
     return Rule("calibration", PASSED if inputs.ece <= params.max_ece else FAILED, said)
 
@@ -249,7 +255,7 @@ def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:
 def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
     taken, most = inputs.latency_ms, params.max_latency_ms
     if taken is None or most is None:
-        return Rule("latency", PASSED, "not measured (promote.max_latency_ms)")
+        return Rule("latency", NOT_APPLIED, "not measured; no bound (promote.max_latency_ms)")
     said = f"{taken:.1f} ms for one image alone on this machine; needed: at most {most:g} ms"
     return Rule("latency", PASSED if taken <= most else FAILED, said)
 

@@ -10,7 +10,16 @@ import numpy as np
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
-from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
+from pipeline.promotion.gate import (
+    ACCEPTED,
+    FAILED,
+    PASSED,
+    UNDECIDED,
+    GateInputs,
+    Rule,
+    evaluate_gate,
+    overall_outcome,
+)
 from pipeline.promotion.predictions import (
     CorrectOnTest,
     TestPredictions,
@@ -33,6 +42,7 @@ from pipeline.tracking.registry.champion import DONE, ChampionChange, history, m
 from pipeline.tracking.registry.versions import (
     CHALLENGER,
     HASH_TAG,
+    OWN_ACCURACY_TAG,
     PROCEDURE_TAG,
     NoModel,
     Version,
@@ -91,7 +101,8 @@ def promote_challenger(
         Lines about what was found and done.
 
     Raises:
-        GateRefused: the challenger fails a rule, or there are not enough data to decide. The message has the reasons.
+        GateRefused: the challenger fails a rule, or a rule is undecided. The message names the rules, whose figures
+            have been yielded.
         UserError: there is no challenger or no such version, or the challenger is not the version that `results/`
             belongs to. Or files or data to judge it by are missing or damaged, another process has moved the
             champion meanwhile, or the store fails.
@@ -115,13 +126,15 @@ def promote_challenger(
     if warning := warn_of_look(look):
         yield warning
     for rule in rules:
-        yield f"{rule.outcome:10} {rule.name}: {rule.detail}"
-        if rule.outcome == ACCEPTED:
-            yield f"{'':10} enough to decide would be {rule.to_decide}"
+        yield f"{rule.outcome:11} {rule.name}: {rule.detail}"
+        if rule.to_decide:
+            yield f"{'':11} enough to decide would be {rule.to_decide}"
     judged = {"name": name, "version": challenger.version, "champion": champion, "outcome": outcome, "dry_run": dry_run}
-    _note(workspace, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]})
+    _note(
+        workspace, store, {**judged, "reason": reason, "look": look or None, "rules": [asdict(rule) for rule in rules]}
+    )
     if outcome not in (PASSED, ACCEPTED):
-        raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
+        raise GateRefused(_refusal(name, challenger.version, champion, rules))
     if dry_run:
         yield f"it would be promoted; models:/{name}@champion is unchanged (--dry-run)"
         return
@@ -245,7 +258,7 @@ def _describe_accuracy(tags: Mapping[str, str]) -> str:
     Args:
         tags: Tags of the version; earlier versions of the pipeline wrote the mean alone.
     """
-    own, mean = tags.get("sar.own_accuracy"), tags.get("sar.test_accuracy")
+    own, mean = tags.get(OWN_ACCURACY_TAG), tags.get("sar.test_accuracy")
     if not mean:
         return "no figures"
     if own is None:
@@ -356,28 +369,24 @@ def _describe_tested(version: Version, own: TestPredictions) -> str:
         return (
             f"images out of fold, by the networks of {own.folds} folds that its procedure made (it has seen them all)"
         )
-    return "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
+    tested = "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
+    return f"{tested}, by the registered network"
 
 
-def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:
+def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule]) -> str:
     """Returns the message of a challenger that does not pass the gate.
 
     Args:
         name: Name of the model.
         version: Version of the challenger.
         champion: Version of the champion; None if there is none.
-        rules: Results of the rules.
-        failed: Whether a rule failed; otherwise the data do not suffice.
+        rules: Results of the rules, one of which failed or is undecided.
     """
     stays = f"version {champion} stays champion" if champion else "there is still no champion"
-    begin = "is refused" if failed else "cannot be judged: not enough data"
-    lines = [f"version {version} of {name} {begin}; {stays}"]
-    for rule in rules:
-        if rule.outcome not in (PASSED, ACCEPTED):
-            lines.append(f"  {rule.name} {rule.outcome}: {rule.detail}")
-        if rule.to_decide and rule.outcome != ACCEPTED:
-            lines.append(f"    enough to decide would be {rule.to_decide}")
-    return "\n".join(lines)
+    named = {each: [rule.name for rule in rules if rule.outcome == each] for each in (FAILED, UNDECIDED)}
+    begin = "is refused" if named[FAILED] else "is undecided"
+    lines = [f"  {outcome}: {', '.join(names)}" for outcome, names in named.items() if names]
+    return "\n".join([f"version {version} of {name} {begin}; {stays}", *lines])
 
 
 def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
@@ -387,9 +396,15 @@ def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
         yield "the registry stopped answering before the move was fully recorded; the next move completes the record"
 
 
-def _note(workspace: Workspace, judged: Mapping[str, object]) -> None:
-    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry."""
+def _note(workspace: Workspace, store: Store, judged: Mapping[str, object]) -> None:
+    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry.
+
+    Args:
+        workspace: Workspace of the checkout.
+        store: Tracking store, whose account is named as the person who judges.
+        judged: The judgement.
+    """
     path = workspace.state / "promotions.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "by": user_name(), **judged}) + "\n")
+        file.write(json.dumps({"time": time.time(), "by": user_name(store), **judged}) + "\n")

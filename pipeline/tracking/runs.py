@@ -105,7 +105,7 @@ class SearchLog(ClosedByStatus):
         self._flush_s = flush_s
         self._parent = RunUpdate({KIND_TAG: "search", FINGERPRINT_TAG: fingerprint}, name)
         self._parent.add_params(params)
-        self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
+        self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(store), **(tags or {})})
         self._parent.datasets += dataset_inputs(datasets)
         self._ids: dict[str, str] = {}  # MLflow's ids of trials that are not in self._updates
         self._open: set[str] = set()
@@ -254,7 +254,7 @@ class SearchLog(ClosedByStatus):
         if trial_id not in self._updates:
             identity = {PARENT_TAG: self.run_id, KIND_TAG: "trial", TRIAL_TAG: trial_id}
             update = RunUpdate(identity, trial_id, run_id=self._ids.pop(trial_id, None))
-            update.add_tags({"mlflow.user": user_name()})
+            update.add_tags({"mlflow.user": user_name(self._store)})
             self._updates[trial_id] = update
         return self._updates[trial_id]
 

@@ -51,7 +51,7 @@ def log_run(
     update = RunUpdate({KEY_TAG: key}, name)
     update.add_params(params)
     labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    update.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
+    update.add_tags({"mlflow.user": user_name(store), **labels, **(tags or {})})
     time_ms = now_ms()
     for epoch, values in curves:
         update.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)

@@ -67,7 +67,8 @@ class Store:
     @property
     def user(self) -> str | None:
         """The user name that a server receives, from the address or MLflow's own variables; None: no user name."""
-        return urlsplit(self.uri).username or read_mlflow_creds().username
+        named = urlsplit(self.uri).username
+        return unquote(named) if named else read_mlflow_creds().username
 
     @property
     def has_password(self) -> bool:
@@ -322,8 +323,17 @@ def as_global_store(store: Store) -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None restores MLflow's default
 
 
-def user_name() -> str:
-    """Returns the name of this machine's user, for MLflow's runs and the history of a champion."""
+def user_name(store: Store) -> str:
+    """Returns the name of the person at work, for MLflow's runs and the history of a champion.
+
+    With a server that has accounts, it is the account, since logins such as `ubuntu` are the same on many machines.
+    Otherwise it is this machine's login.
+
+    Args:
+        store: the tracking store.
+    """
+    if store.database is None and (account := store.user):
+        return account
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

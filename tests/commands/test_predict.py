@@ -128,7 +128,7 @@ def test_the_command_gives_json(
 def test_overlays_show_the_attention_and_none_replaces_another(
     workspace: Workspace, pictures: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
-    folder, _ = pictures
+    folder, pixels = pictures
     (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
     (folder / "b.png").write_bytes(b"")
     answers = list(classify_files(workspace, [folder], overlays=tmp_path / "new" / "overlays"))
@@ -136,8 +136,32 @@ def test_overlays_show_the_attention_and_none_replaces_another(
     assert written == ["a-2.png", "a.png", "c.png"]
     assert [Path(each["overlay"]).name for each in answers if "overlay" in each] == ["a.png", "a-2.png", "c.png"]
     assert np.shape(answers[0]["attention"]) == (6, 6)
+    side, gap = predict.OVERLAY_SIDE, predict.OVERLAY_GAP
     with Image.open(tmp_path / "new" / "overlays" / "a.png") as image:
-        assert image.size == (predict.OVERLAY_SIDE, predict.OVERLAY_SIDE)
+        assert image.size == (2 * side + gap, side)
+        drawn = np.asarray(image)
+    # To the left the picture itself, each of its pixels as a square; to the right its patches, each of one colour.
+    times = side // 12
+    assert (drawn[:, :side] == pixels[0].repeat(times, 0).repeat(times, 1)[..., None]).all()
+    assert (drawn[:, side : side + gap] == 255).all()
+    shown = drawn[:, side + gap :]
+    assert (shown == shown[::times, ::times].repeat(times, 0).repeat(times, 1)).all()
+
+
+def test_the_overlay_of_a_larger_picture_is_smooth_and_no_larger_than_the_limit(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    def overlay(side: int) -> np.ndarray:
+        pixels = np.full((side, side + 10), 100, np.uint8)
+        pixels[: side // 2, : side // 2] = 250
+        Image.fromarray(pixels).save(tmp_path / f"{side}.png")
+        (answer,) = classify_files(workspace, [tmp_path / f"{side}.png"], overlays=tmp_path / "seen")
+        return np.asarray(Image.open(answer["overlay"]))
+
+    assert overlay(300).shape == (300, 2 * 300 + predict.OVERLAY_GAP, 3)
+    assert overlay(500).shape == (predict.OVERLAY_SIDE, 2 * predict.OVERLAY_SIDE + predict.OVERLAY_GAP, 3)
+    colours = np.unique(overlay(300)[:, 300 + predict.OVERLAY_GAP :].reshape(-1, 3), axis=0)
+    assert len(colours) > 2 * 6 * 6  # more than the patches have, on either grey
 
 
 def test_the_command_writes_overlays(

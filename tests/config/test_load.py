@@ -214,6 +214,48 @@ def test_value_that_is_not_allowed_is_told_with_file_path_given_and_allowed(
     assert first.startswith(f"params.yaml: {path}: given {shown}; allowed: {allowed}")
 
 
+@pytest.mark.parametrize("parameter", ["evaluate.margin", "promote.margin"])
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "auroc"])
+def test_points_that_are_given_for_a_share_are_refused_with_what_they_would_mean(
+    written: Any, parameter: str, metric: str
+) -> None:
+    def given(margin: float, of: str) -> Path:
+        tree: dict[str, dict[str, Any]] = {"evaluate": {"metric": of}, "promote": {}}
+        section, _, name = parameter.partition(".")
+        tree[section][name] = margin
+        return written(json.dumps(tree))
+
+    assert refusal(given(0.5, metric)) == (
+        f"params.yaml: {parameter}: given 0.5; {metric} is a share of 1, so this means 50 points; needed: below 0.1. One "
+        "point is 0.01; for 0.5 points write 0.005"
+    )
+    assert "write 0.001" in refusal(given(0.1, metric))
+    assert load_params(given(0.099, metric)).value(parameter) == 0.099
+    assert load_params(given(0.5, "log_loss")).value(parameter) == 0.5  # which may be of any size
+    with pytest.raises(UserError, match=rf"--set: {parameter}: given 1; accuracy .* this means 100 points"):
+        Params().with_values({parameter: 1}, where="--set")
+
+
+def test_percents_that_are_given_for_a_share_are_refused_with_the_share(written: Any) -> None:
+    for path, given, share in [
+        ("evaluate.confidence", 95, 0.95),
+        ("promote.min_accuracy", 90, 0.9),
+        ("promote.max_ece", 5, 0.05),
+        ("split.test_fraction", 20, 0.2),
+        ("search.max_empty_share", 2.5, 0.025),
+    ]:
+        section, name = path.split(".")
+        said = refusal(written(json.dumps({section: {name: given}})))
+        assert said.endswith(f"; a share of 1 is needed: for {given} % write {share}"), path
+    assert refusal(written("promote: {min_metric: 95}")) == (
+        "params.yaml: promote.min_metric: given 95; accuracy lies between 0 and 1; a share of 1 is needed: for 95 % write "
+        "0.95"
+    )
+    assert load_params(written("{evaluate: {metric: log_loss}, promote: {min_metric: 1.5}}")).promote.min_metric == 1.5
+    for text in ("promote: {max_ece: true}", "promote: {max_ece: -0.1}", "train: {epochs: 0}", "train: {lr: 50}"):
+        assert "for " not in refusal(written(text))
+
+
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999"])
 @pytest.mark.parametrize("path", ["train.lr", "train.clip_grad", "regularizer.spatial_entropy.threshold"])
 def test_number_that_is_not_finite_is_refused(written: Any, path: str, value: str) -> None:

@@ -42,6 +42,12 @@ def leaves_out(probabilities, labels):
     return float(len(labels))
 
 leaves_out.margin = 0.1
+
+def in_share(probabilities, labels):
+    return 0.5
+
+in_share.margin = 0.01
+in_share.in_points = True
 """
 
 
@@ -124,9 +130,9 @@ def test_while_no_data_are_prepared_it_is_tried_on_as_many_images_of_every_class
 
 
 @pytest.mark.parametrize("parameter", ["evaluate__margin", "promote__margin"])
-def test_a_whole_share_is_no_margin_of_a_share(workspace: Workspace, parameter: str) -> None:
-    with pytest.raises(UserError, match=rf"{parameter.replace('__', '.')}: given 1; .* must be below 1"):
-        check_metric(workspace, params(**{parameter: 1.0}), SOURCE)
+def test_a_margin_in_points_is_no_margin_of_a_share(workspace: Workspace, parameter: str) -> None:
+    with pytest.raises(UserError, match=rf"{parameter.replace('__', '.')}: given 1; .*means 100 points"):
+        check_metric(workspace, params(evaluate__metric="metrics_to_check:in_share", **{parameter: 1.0}), SOURCE)
     check_metric(workspace, params(evaluate__metric="log_loss", **{parameter: 1.0}), SOURCE)
 
 

@@ -11,6 +11,7 @@ from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.promotion.gate import (
     ACCEPTED,
     FAILED,
+    NOT_APPLIED,
     PASSED,
     UNDECIDED,
     GateInputs,
@@ -91,8 +92,29 @@ def test_against_the_champion_the_whole_interval_counts(low: float, high: float,
 def test_too_few_images_for_the_margin_are_told_with_what_would_be_enough() -> None:
     found = rule("champion", replace(GOOD, pair=pair(-0.019, 0.019)))
     assert "against version 3 on the same 360 images (95 % interval -1.9 to +1.9 points" in found.detail
-    assert found.to_decide.startswith("about 3,036 test images if both are equally good, or a promote.margin above 1.9")
+    assert found.to_decide.startswith("about 3,036 test images if both are equally good, or `promote.margin: 0.02`, ")
+    assert "if a loss of 1.9 points is acceptable" in found.to_decide
     assert "further seeds would not help" in found.to_decide
+
+
+@pytest.mark.parametrize(
+    ("low", "metric", "written"),
+    [
+        (-0.013, METRICS["accuracy"].words, "`promote.margin: 0.014`"),
+        (-0.0131, METRICS["accuracy"].words, "`promote.margin: 0.014`"),
+        (-0.0985, METRICS["accuracy"].words, "`promote.margin: 0.099`"),
+        (-0.0995, METRICS["accuracy"].words, ""),  # parameters refuse 0.1
+        (-0.15, METRICS["auroc"].words, ""),
+        (-0.15, METRICS["log_loss"].words, "`promote.margin: 0.121`"),
+    ],
+)
+def test_the_margin_that_would_decide_is_told_as_params_takes_it(low: float, metric: Any, written: str) -> None:
+    """Of a log loss, the other end of the interval is the loss."""
+    near = replace(GOOD, pair=PairedScores(low / 2, low, 0.12, 0.95, 360), metric=metric)
+    found = rule("champion", near)
+    assert found.outcome == UNDECIDED
+    assert written in found.to_decide
+    assert ("promote.margin" in found.to_decide) == bool(written)
 
 
 def test_a_wider_margin_decides() -> None:
@@ -100,7 +122,7 @@ def test_a_wider_margin_decides() -> None:
 
 
 def test_a_first_champion_is_compared_with_none() -> None:
-    assert rule("champion", replace(GOOD, pair=None, champion=None)).outcome == PASSED
+    assert rule("champion", replace(GOOD, pair=None, champion=None)).outcome == NOT_APPLIED
 
 
 @pytest.mark.parametrize(
@@ -112,7 +134,7 @@ def test_a_first_champion_is_compared_with_none() -> None:
         ("better", 0.001, 0.02, PASSED),
         ("better", -0.001, 0.02, UNDECIDED),
         ("better", -0.02, 0.0, FAILED),
-        ("any", -0.9, -0.8, PASSED),
+        ("any", -0.9, -0.8, NOT_APPLIED),
     ],
 )
 def test_the_comparison_with_the_control_is_required_as_asked(
@@ -215,12 +237,12 @@ def test_without_an_interval_the_control_is_undecided() -> None:
     assert "at least 2 seeds" in found.to_decide
 
 
-@pytest.mark.parametrize(("bound", "outcome"), [(0.02, PASSED), (0.019, FAILED), (None, PASSED)])
+@pytest.mark.parametrize(("bound", "outcome"), [(0.02, PASSED), (0.019, FAILED), (None, NOT_APPLIED)])
 def test_calibration_has_a_bound(bound: float | None, outcome: str) -> None:
     assert rule("calibration", max_ece=bound).outcome == outcome
 
 
-@pytest.mark.parametrize(("bound", "outcome"), [(4.0, PASSED), (3.9, FAILED), (None, PASSED)])
+@pytest.mark.parametrize(("bound", "outcome"), [(4.0, PASSED), (3.9, FAILED), (None, NOT_APPLIED)])
 def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
     assert rule("latency", max_latency_ms=bound).outcome == outcome
 
@@ -232,6 +254,8 @@ def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
         ([PASSED, UNDECIDED], UNDECIDED),
         ([UNDECIDED, FAILED, PASSED], FAILED),
         ([PASSED, ACCEPTED], ACCEPTED),
+        ([NOT_APPLIED, PASSED], PASSED),
+        ([NOT_APPLIED, UNDECIDED], UNDECIDED),
         ([ACCEPTED, UNDECIDED], UNDECIDED),
         ([ACCEPTED, FAILED], FAILED),
     ],
@@ -264,7 +288,7 @@ BY_LOSS = replace(
 def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
     rules = judged(BY_F1, PromoteParams())
     assert [each.name for each in rules] == ["macro-F1", "champion", "control", "calibration", "latency"]
-    assert {each.outcome for each in rules} == {PASSED}
+    assert {each.outcome for each in rules[:-1]} == {PASSED}
     assert rules[0].detail == (
         "91.0 % on 360 test images; needed: higher than 2.0 %, the value if every image is answered with the classes' "
         "shares"
@@ -278,7 +302,7 @@ def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
 
 
 def test_less_is_better_turns_every_rule() -> None:
-    assert {each.outcome for each in judged(BY_LOSS, PromoteParams())} == {PASSED}
+    assert {each.outcome for each in judged(BY_LOSS, PromoteParams())[:-1]} == {PASSED}
     least = rule("log loss", BY_LOSS, min_metric=0.3)
     assert least.outcome == FAILED
     assert "at most 0.300 (promote.min_metric)" in least.detail
@@ -313,7 +337,7 @@ def test_images_that_would_tell_follow_from_the_interval_and_a_metric_without_on
     found = rule("champion", replace(BY_F1, pair=PairedScores(0.0, -0.03, 0.03, 0.95, 360)))
     assert found.outcome == UNDECIDED
     # (1.96 + .84)^2 (.03 / 1.967 / .02)^2 360, by hand.
-    assert found.to_decide.startswith("about 1,644 test images if both are equally good, or a promote.margin above 3.0")
+    assert found.to_decide.startswith("about 1,644 test images if both are equally good, or `promote.margin: 0.031`, ")
     never = rule("champion", replace(BY_F1, pair=PairedScores(0.0, None, None, 0.95, 360, "it is declared not smooth")))
     assert never.outcome == UNDECIDED
     assert "without an interval: it is declared not smooth; needed" in never.detail

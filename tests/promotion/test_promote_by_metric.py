@@ -15,13 +15,16 @@ def test_by_another_metric_the_champions_probabilities_are_compared(place: Place
     place.set(metric="balanced_accuracy")
     place.register(wrong=range(40, 42))
     lines = "".join(place.promote(dry_run=True))
-    assert "passed     balanced accuracy: 99.4 % on 360 test images; needed: higher than 50.0 %, the value" in lines
+    assert (
+        "passed      balanced accuracy: 99.4 % on 360 test images, by the registered network; needed: higher than 50.0 %, the value"
+        in lines
+    )
     assert "+2.2 points in balanced accuracy against version 1 on the same 360 images (95 % interval" in lines
     assert "".join(place.promote(dry_run=True)).partition("champion:")[2] == lines.partition("champion:")[2]
     place.set(metric="log_loss")
     place.promote(dry_run=True)
     place.set(metric="auroc", min_metric=1.0)
-    assert "AUROC failed: 0.99" in place.refused(dry_run=True)
+    assert "failed      AUROC: 0.99" in place.refused(dry_run=True)
 
 
 def test_what_was_kept_of_right_alone_is_not_enough_for_another_metric(place: Place) -> None:

@@ -246,6 +246,14 @@ middle.smooth = False
 middle.margin = 1.5
 
 
+def in_percent(probabilities, labels):
+    return 0.5
+
+
+in_percent.margin = 2
+in_percent.in_points = True
+
+
 def breaks(probabilities, labels):
     return 1 / 0
 
@@ -336,6 +344,7 @@ def test_a_function_that_gives_no_number_is_refused_in_a_sentence(module: str, n
         ("Score", "is the class Score; needed: one of accuracy, balanced_accuracy, macro_f1, auroc, log_loss, or"),
         ("number", "is a int; needed"),
         ("badly", "declares margin -1; needed: a number above 0"),
+        ("in_percent", "declares in_points and margin 2, which means 200 points; needed: below 0.1 (0.01: one point)"),
         ("badly_named", "declares lower_is_better 'yes'; needed: True or False"),
     ],
 )
@@ -371,5 +380,7 @@ def test_margin_is_the_metrics_own_unless_it_is_given(module: str) -> None:
     assert chosen(metric=f"{module}:costs", margin=3.0).margin == 3.0
     with pytest.raises(UserError, match=r"evaluate\.margin: .*:costs declares no margin"):
         chosen(metric=f"{module}:costs")
-    with pytest.raises(UserError, match=r"evaluate\.margin: given 2; macro-F1 is a share of 1"):
-        chosen(metric="macro_f1", margin=2.0)
+    for parameter in ("evaluate.margin", "promote.margin"):
+        params = Params().with_values({"evaluate.metric": f"{module}:recall_of_two", parameter: 0.5}, where="here")
+        with pytest.raises(UserError, match=rf"{parameter}: given 0.5; recall of two is a share of 1.* 50 points"):
+            chosen_metric(params)

@@ -89,7 +89,11 @@ class Place:
         run = log_run(self.store, experiment=self.name, key=folder.name, name="e", params={}, metrics={}, artifacts={"": evaluated})  # fmt: skip
         known = {"sar.data_hash": "d" * 64, "sar.split_hash": SPLIT.split_hash, "sar.evaluation_run": run}
         known |= {"sar.weights_hash": self.weights(folder)}
-        known |= {"sar.retrain_folder": "best-seed1", "sar.input": f"{SIDE}x{SIDE}x1", "sar.test_accuracy": "0.9000"}
+        known |= {
+            "sar.retrain_folder": "best-seed1",
+            "sar.input": f"{SIDE}x{SIDE}x1",
+            "sar.test_accuracy": "0.9000",
+        }
         known |= {"sar.comparison": json.dumps({"control": "baseline", **COMPARISON}), "sar.commit": "c" * 40}
         made = register_model(
             self.store, name=self.name, checkpoint=folder, code=self.code, model_card="# Card", tags=known | tags,
@@ -121,10 +125,12 @@ class Place:
         return list(promote_challenger(self.workspace, options.pop("reason", None), **options))
 
     def refused(self, **options: Any) -> str:
+        """What was printed before the refusal, and the refusal itself."""
+        lines: list[str] = []
         with pytest.raises(GateRefused) as refusal:
-            self.promote(**options)
+            lines.extend(promote_challenger(self.workspace, options.pop("reason", None), **options))
         assert refusal.value.exit_code == 3
-        return str(refusal.value)
+        return "\n".join([*lines, str(refusal.value)])
 
     @property
     def champion(self) -> int | None:

@@ -30,6 +30,7 @@ from pipeline.tracking.store import (
     experiment_id,
     prepare_store,
     resolve_store,
+    user_name,
 )
 from pipeline.tracking.ui import remove_stray_folder
 
@@ -108,6 +109,20 @@ def test_credentials_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "GET https://mlflow.example:5000/team/api: ***, *** refused"
     )
     assert "s3cret" not in repr(store)
+
+
+def test_the_person_at_work_is_the_servers_account_and_else_the_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ubuntu")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where MLflow may keep credentials
+    server, file = (resolve_store(uri, tmp_path) for uri in ("http://mlflow.example:5000", "sqlite:///mlflow.db"))
+    assert user_name(server) == user_name(file) == "ubuntu"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    assert (user_name(server), user_name(file)) == ("ann", "ubuntu")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob%40b:secret@mlflow.example:5000")
+    assert user_name(resolve_store(None, tmp_path)) == "bob@b"
 
 
 def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from support.services import BUCKET, PASSWORD, S3_KEYS, MlflowServer, TeamServer
 
 from pipeline.errors import UserError
 from pipeline.tracking.permissions import require_access
+from pipeline.tracking.registry.champion import history, move_champion
 from pipeline.tracking.runs import SearchLog
 from pipeline.tracking.single_run import log_run
 from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
@@ -127,6 +128,7 @@ def test_a_searchs_record_is_whole_in_postgresql_and_its_files_lie_in_s3(
             log.log_artifacts("a", tmp_path / "pictures")
         assert log.num_pending == 0
     runs = {run.info.run_name: run for run in client(store).search_runs([experiment_id(store, "whole")])}
+    assert {run.data.tags["mlflow.user"] for run in runs.values()} == {"ann"}
     assert set(runs) == {"a search", "trial a", "trial b"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     parent = runs["a search"].info.run_id
@@ -137,6 +139,20 @@ def test_a_searchs_record_is_whole_in_postgresql_and_its_files_lie_in_s3(
     assert dict(counted) == {"loss": 49, "acc": 50}
     assert runs["trial a"].data.tags["sar.nonfinite.loss"] == "7"
     assert [key for key in keys_in_s3(team) if key.endswith(f"{one}/artifacts/seen.txt")]
+
+
+def test_who_moved_the_champion_is_the_account_and_not_the_login_of_the_machine(log_in: As, tmp_path: Path) -> None:
+    name = "moved-by-ann"
+    registry = client(log_in("ann"))
+    registry.create_registered_model(name)
+    registry.create_model_version(name, "s3://elsewhere/model")
+    assert move_champion(log_in("ann"), name, 1, expected=None, reason=None).by == "ann"
+    (move,) = history(log_in("ann"), name)[0]
+    assert move.by == "ann"
+    assert registry.get_model_version(name, "1").tags["sar.promoted.by"] == "ann"
+    store = log_in("bob")
+    run = log_run(store, experiment="of bob", key="k", name="bob's", params={}, metrics={})
+    assert client(store).get_run(run).data.tags["mlflow.user"] == "bob"
 
 
 def test_a_permission_that_is_taken_away_during_a_search_loses_nothing(
@@ -208,7 +224,7 @@ def test_the_whole_pipeline_runs_against_it(
     assert {run.info.status for run in runs} == {"FINISHED"}
     kinds = [run.data.tags["sar.kind"] for run in runs]
     assert {kind: kinds.count(kind) for kind in ("search", "retrain", "evaluation")} == {"search": 1, "retrain": 4, "evaluation": 1}  # fmt: skip
-    assert all(run.data.tags["mlflow.user"] for run in runs)
+    assert {run.data.tags["mlflow.user"] for run in runs} == {"ann"}
     challenger = registry.get_model_version_by_alias("team-digits", "challenger")
     assert challenger.tags["sar.search_run"] in {run.info.run_id for run in runs}
     assert not (checkout.root / "mlflow.db").exists()
@@ -219,12 +235,14 @@ def test_the_whole_pipeline_runs_against_it(
 
 def test_the_commands_read_it_and_move_the_champion(done: tuple[Checkout, dict[str, str]]) -> None:
     checkout, ann = done
-    checkout.set({"promote.margin": 0.9, "promote.max_ece": None, "promote.control": "any", "promote.min_accuracy": 0})
+    checkout.set({"promote.max_ece": None, "promote.control": "any", "promote.min_accuracy": 0})
     promoted = checkout.search("promote", "--reason", "for the tests", env=ann)
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     listed = checkout.search("models", env=ann)
     assert "champion" in listed.stdout
-    assert "for the tests" in listed.stdout
+    assert "by ann  for the tests" in listed.stdout
+    (judged,) = (checkout.root / "state" / "promotions.jsonl").read_text().splitlines()
+    assert json.loads(judged)["by"] == "ann"
     asked = [sys.executable, "-c", "import numpy as np; from PIL import Image; "]
     asked[2] += "Image.fromarray(np.load('data/prepared/images.npy')[0].squeeze()).save('digit.png')"
     assert checkout.run(*asked).returncode == 0

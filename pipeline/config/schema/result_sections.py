@@ -11,8 +11,20 @@ from pipeline.config.schema.section import Section
 METRIC_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
 """Metrics of `evaluate.metric` that have a name (`pipeline.score.metrics.metric`)."""
 
+SHARE_MARGIN_LIMIT = 0.1
+"""Margins of a share are below it. Whoever writes 0.5 or 1 means points, of which 0.1 is ten."""
+
 USER_METRIC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """Pattern of a user's own function, by its module and name."""
+
+
+def is_share(metric: str) -> bool:
+    """Returns whether a metric that has a name lies between 0 and 1; False for a user's own function.
+
+    Args:
+        metric: Value of `evaluate.metric`.
+    """
+    return metric in METRIC_NAMES and metric != "log_loss"
 
 
 class RetrainParams(Section):
@@ -60,7 +72,8 @@ class EvaluateParams(Section):
         0.95,
         gt=0.5,
         lt=1,
-        description="Confidence of intervals; the rest to 1 is the largest chance of any false claim in a verdict.",
+        description="Confidence of intervals, 0.95 being 95 %; the rest to 1 is the largest chance of any false claim "
+        "in a verdict.",
     )
     metric: str = Field(
         "accuracy",
@@ -73,8 +86,8 @@ class EvaluateParams(Section):
         None,
         gt=0,
         description="Loss in evaluate.metric that an endpoint must rule out, and the most that the choice among "
-        "configurations of equal accuracy may give up (0.01: one point); null: the metric's own margin, "
-        "for accuracy 0.01.",
+        "configurations of equal accuracy may give up. Of a metric between 0 and 1 it is a share, below 0.1: 0.01 is "
+        "one point; null: the metric's own margin, for accuracy 0.01.",
     )
     folds: int | None = Field(
         None,
@@ -125,21 +138,25 @@ class PromoteParams(Section):
         None,
         ge=0,
         le=1,
-        description="Least test accuracy of a champion; null: above the share of the most frequent class if "
-        "evaluate.metric is accuracy, else any.",
+        description="Least test accuracy of a champion, as a share: 0.9 is 90 %; null: above the share of the most "
+        "frequent class if evaluate.metric is accuracy, else any.",
     )
     min_metric: float | None = Field(
         None,
         description="Least value of another evaluate.metric (largest, if lower is better) of a champion on the test "
-        "images; null: better than predicting the classes' shares for every image.",
+        "images, a share (0.9 is 90 %) if the metric lies between 0 and 1; null: better than "
+        "predicting the classes' shares for every image.",
     )
     margin: float | None = Field(
         None,
         gt=0,
-        description="Loss in evaluate.metric against the champion that is accepted, on the same test images; null: "
-        "the metric's own margin, for accuracy 0.01.",
+        description="Loss in evaluate.metric against the champion that is accepted, on the same test images. Of a "
+        "metric between 0 and 1 it is a share, below 0.1: 0.01 is one point; null: the metric's own margin, for "
+        "accuracy 0.01.",
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the interval against the champion.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Confidence of the interval against the champion: 0.95 is 95 %."
+    )
     control: Literal["not_worse", "better", "any"] = Field(
         "not_worse",
         description="Claim about the configuration and its control that must have been shown; not_worse: not worse "
@@ -152,7 +169,10 @@ class PromoteParams(Section):
         "case.",
     )
     max_ece: float | None = Field(
-        0.1, ge=0, le=1, description="Largest expected calibration error of a champion; null: any."
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest expected calibration error of a champion, as a share: 0.1 is 10 %; null: any.",
     )
     max_latency_ms: float | None = Field(
         None,

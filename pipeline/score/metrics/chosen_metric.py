@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from pipeline.config import Params
+from pipeline.config.messages import share_margin_words
+from pipeline.config.schema.result_sections import SHARE_MARGIN_LIMIT
 from pipeline.errors import UserError
 from pipeline.score.metrics.metric import METRICS, Metric
 
@@ -31,8 +33,8 @@ def chosen_metric(params: Params) -> Metric:
         params: All parameters.
 
     Raises:
-        UserError: As `find_metric`; or if a user's function has no margin, or the margin of a share is 1 or
-            more.
+        UserError: As `find_metric`; or if a user's function has no margin, or is a share and evaluate.margin or
+            promote.margin is too wide for one.
     """
     metric, margin = find_metric(params.evaluate.metric), params.evaluate.margin
     margin = metric.margin if margin is None else margin
@@ -41,11 +43,11 @@ def chosen_metric(params: Params) -> Metric:
             f"params.yaml: evaluate.margin: {metric.name} declares no margin. Give one, the least difference that "
             f"matters, here or as the function's attribute margin."
         )
-    if metric.in_points and margin >= 1:
-        raise UserError(
-            f"params.yaml: evaluate.margin: given {margin:g}; {metric.label} is a share of 1, so it must be below 1 "
-            "(0.01: one point)."
-        )
+    # For a metric that has a name, the parameters have been checked when they were read.
+    given = {"evaluate.margin": params.evaluate.margin, "promote.margin": params.promote.margin}
+    for path, each in given.items():
+        if metric.in_points and each is not None and each >= SHARE_MARGIN_LIMIT:
+            raise UserError(f"params.yaml: {share_margin_words(path, each, metric.label)}")
     return replace(metric, margin=float(margin))
 
 

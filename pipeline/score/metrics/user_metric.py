@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.schema.result_sections import SHARE_MARGIN_LIMIT
 from pipeline.errors import UserError, format_value
 from pipeline.regularizers.plugin import FAILURES, describe_failure, import_attribute
 from pipeline.score.metrics.jackknife import Floats, grouped_pseudo_values
@@ -81,6 +82,12 @@ def load_metric(spec: str) -> Metric:
     margin = _declared(spec, function, "margin", None)
     if margin is not None and not margin > 0:
         raise UserError(f"{_said(spec)} declares margin {format_value(margin)}; needed: a number above 0")
+    in_points = _declared(spec, function, "in_points", False)
+    if in_points and margin is not None and margin >= SHARE_MARGIN_LIMIT:
+        raise UserError(
+            f"{_said(spec)} declares in_points and margin {format_value(margin)}, which means {100 * margin:g} points; "
+            f"needed: below {SHARE_MARGIN_LIMIT} (0.01: one point)"
+        )
     label = _declared(spec, function, "name", spec.rpartition(":")[2].replace("_", " "))
     checked = _Checked(spec, function)
     smooth = _declared(spec, function, "smooth", True)
@@ -92,7 +99,7 @@ def load_metric(spec: str) -> Metric:
         value=checked,
         pseudo_values=partial(grouped_pseudo_values, checked) if smooth else None,
         lower_is_better=_declared(spec, function, "lower_is_better", False),
-        in_points=_declared(spec, function, "in_points", False),
+        in_points=in_points,
         within_folds=True,  # since it may rank images
     )
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.config.schema.result_sections import is_share
 from pipeline.console.format import format_interval, format_percent, format_points
 
 
@@ -32,6 +33,11 @@ class MetricWords:
     margin: float
     lower_is_better: bool = False
     in_points: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """True if it lies between 0 and 1, whatever the unit in which it is shown."""
+        return self.in_points or is_share(self.name)
 
     @property
     def sign(self) -> int:
@@ -108,6 +114,17 @@ class MetricWords:
             unit: Whether the unit is included.
         """
         return self.format_difference(abs(amount), digits, unit=unit).lstrip("+")
+
+    def margin_above(self, loss: float) -> float:
+        """Returns the least margin with few decimals that is larger than a loss, as a parameter would have it.
+
+        Args:
+            loss: The loss, as a share of 1 if the metric is one.
+        """
+        places = 3 if self.in_points else self._places(1)
+        steps = 10.0**places
+        # Rounded first, since 0.013 * 1000 may come to slightly less than 13.
+        return round((math.floor(round(loss * steps, 6)) + 1) / steps, places)
 
     def fine_digits(self, *ends: float | None) -> int:
         """Returns 1, or 2 if an end of an interval would round to 0, which would hide its side of 0.

@@ -25,7 +25,7 @@ from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
 from pipeline.stages.register.model_card import model_card, own_accuracy
 from pipeline.tracking.evaluation_run import evaluation_run
-from pipeline.tracking.registry.versions import PROCEDURE_TAG, WEIGHTS_TAG, register_model
+from pipeline.tracking.registry.versions import OWN_ACCURACY_TAG, PROCEDURE_TAG, WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.sidecar import WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
@@ -85,7 +85,7 @@ def main(workspace: Workspace) -> None:
 def own_accuracy_tag(evaluation: Evaluation, seed: int) -> dict[str, str]:
     """Returns the tag with the accuracy of the registered network alone; none if it has seen every test image."""
     own = own_accuracy(evaluation, seed)
-    return {} if own is None else {"sar.own_accuracy": f"{own:.4f}"}
+    return {} if own is None else {OWN_ACCURACY_TAG: f"{own:.4f}"}
 
 
 def procedure_tags(evaluation: Evaluation) -> dict[str, str]:

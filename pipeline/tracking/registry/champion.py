@@ -54,7 +54,7 @@ class ChampionChange:
         action: "promote" or "rollback".
         before: the champion before; None: there was none.
         after: the champion after.
-        by: name of the user.
+        by: name of the user: the account of a server, else the login of the machine.
         at: UTC, ISO 8601.
         reason: the user's reason; "" for none.
         gate: result of each rule of the gate, and figures.
@@ -110,7 +110,7 @@ def move_champion(
         key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
         said = (reason or "")[:LONGEST_REASON]
         at = now.isoformat(timespec="seconds")
-        move = ChampionChange(key, action, champion, version, user_name(), at, said, dict(gate), INTENDED)
+        move = ChampionChange(key, action, champion, version, user_name(store), at, said, dict(gate), INTENDED)
         with as_user_error(store, doing):
             _finish_open_changes(registry, name, moves, champion)
             registry.get_model_version(name, str(version))
@@ -148,10 +148,14 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> ChampionChange:
         raise UserError(f"{name!r} has no {CHAMPION} to roll back\n  `sar-search promote` makes one")
     earlier = earlier_champion(moves, champion)
     if earlier is None:
-        raise UserError(
-            f"{name!r} has no {CHAMPION} before version {champion} to go back to\n"
-            "  `sar-search models` shows its history"
-        )
+        undone = next((move.before for move in reversed(moves) if move.action == ROLLBACK and move.state == DONE), None)
+        hint = "`sar-search models` shows its history"
+        if undone not in (None, champion):
+            hint = (
+                f"version {undone} was rolled back itself; to make it champion again: `sar-search promote --version "
+                f"{undone}`, through the gate"
+            )
+        raise UserError(f"{name!r} has no {CHAMPION} before version {champion} to go back to\n  {hint}")
     require_whole(store, name, earlier, doing=f"moving {CHAMPION} of {name!r} to version {earlier}")
     return move_champion(store, name, earlier, expected=champion, reason=reason, action=ROLLBACK)
 

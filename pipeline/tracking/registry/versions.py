@@ -31,6 +31,9 @@ HASH_TAG = "sar.model_hash"
 WEIGHTS_TAG = "sar.weights_hash"
 """Tag with the SHA-256 of the file of weights, which identifies a network in looks at test images."""
 
+OWN_ACCURACY_TAG = "sar.own_accuracy"
+"""Tag with the test accuracy of the registered network itself; `sar.test_accuracy` is the mean over seeds."""
+
 PROCEDURE_TAG = "sar.procedure"
 """Tag of a network that was trained on all images: the folds in which its procedure was tested, as JSON."""
 
