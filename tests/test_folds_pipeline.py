@@ -84,7 +84,7 @@ def test_each_fold_has_a_search_and_both_arms_and_what_is_registered_is_of_all_i
 def test_verdict_report_and_registry_speak_of_the_procedure(done: Clone) -> None:
     evaluation = content(done, "evaluate/evaluation.json")
     assert (evaluation["comparison"]["folds"], evaluation["comparison"]["images"]) == (FOLDS, 1797)
-    assert "searching and training on 1/2 of these 1,797 images, 2 times over" in evaluation["verdict"]
+    assert "2 searches with retraining, each on 1/2 of these 1,797 images" in evaluation["verdict"]
     weighted = sum(row["difference"] * row["images"] for row in evaluation["folds"]) / 1797
     assert evaluation["comparison"]["difference"] == pytest.approx(weighted)
     page = (done.root / "results" / "report" / "index.html").read_text()

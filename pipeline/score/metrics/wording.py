@@ -12,6 +12,10 @@ from pipeline.config import Params
 from pipeline.console.format import format_interval, format_percent, format_points
 
 
+AUROC_NAME = "auroc"
+"""Name of the one metric from 0 to 1 that is not shown in percent."""
+
+
 @dataclass(frozen=True)
 class MetricWords:
     """Name, unit and direction of a metric.
@@ -32,6 +36,11 @@ class MetricWords:
     margin: float
     lower_is_better: bool = False
     in_points: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values lie between 0 and 1."""
+        return self.in_points or self.name == AUROC_NAME
 
     @property
     def sign(self) -> int:
@@ -118,6 +127,14 @@ class MetricWords:
         least = 0.0005 if self.in_points else 0.5 * 10.0 ** -self._places(1)
         return 1 if min(abs(end or 0.0) for end in ends) >= least else 2
 
+    def ask_for_seeds(self, seeds: tuple[int, int]) -> str:
+        """Returns a sentence for an interval that is of no use for lack of seeds.
+
+        Args:
+            seeds: Number of seeds of both arms.
+        """
+        return f"{min(seeds)} seeds are too few for a useful interval of {self.label}: raise retrain.seeds."
+
     def content(self) -> dict[str, Any]:
         """Returns the fields for JSON."""
         return asdict(self)
@@ -128,6 +145,8 @@ class MetricWords:
 
 
 ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points=True)
+ATTENTION_WORDS = MetricWords(AUROC_NAME, "attention_auroc", "the attention's AUROC", 0.01)
+"""AUROC of attention, by which arms are compared beside the metric where there are masks."""
 
 
 def accuracy_words(params: Params) -> MetricWords:
