@@ -244,8 +244,8 @@ def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
 def clip_to_possible(comparison: Comparison) -> Comparison:
     """Returns the comparison of two shares of 1, its interval clipped if seeds are too few for a useful one.
 
-    With two seeds the interval may be wider than all values that a share can have. It is then clipped to the differences
-    that the control's mean permits, and nothing is said to be detectable.
+    With two seeds the interval may be wider than all values that a share can have. It is then clipped to the
+    differences that the control's mean permits, and nothing is said to be detectable.
 
     Args:
         comparison: The comparison, of a metric from 0 to 1.

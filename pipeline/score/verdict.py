@@ -162,9 +162,9 @@ def _describe_basis(metric: Comparison) -> str:
         seeds += ", which are not the same and are compared as independent,"
     if (folds := metric.folds) > 1:
         return (
-            f"{folds} searches with retraining, each on {folds - 1}/{folds} of these {metric.images:,} images, {seeds}, "
-            "tested on the images left out. So these figures rate the procedure of searching and training, and no single "
-            "configuration or network"
+            f"{folds} searches with retraining, each on {folds - 1}/{folds} of these {metric.images:,} images, "
+            f"{seeds}, tested on the images left out. So these figures rate the procedure of searching and training, "
+            "and no single configuration or network"
         )
     return f"{seeds} on {metric.images:,} test images"
 

@@ -151,7 +151,7 @@ def test_two_seeds_give_no_impossible_interval_but_advice() -> None:
         "Accuracy: not enough data to tell whether more than 1 point is lost (+1.0, 97.5 % interval -50.0 to +50.0).",
         "2 seeds are too few for a useful interval of accuracy: raise retrain.seeds.",
         "Attention is not shown to find the object better: AUROC .91 against .62 (+.29, 97.5 % interval -.62 to +.38; a "
-        "Gaussian in the centre: .77). 2 seeds are too few for a useful interval of the attention's AUROC: raise "
+        "Gaussian in the centre: .77). 2 seeds are too few for a useful interval of AUROC of attention: raise "
         "retrain.seeds.",
     ]
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
+from pipeline.errors import UserError
+from pipeline.state.looks import (
+    describe_look,
+    hash_networks,
+    read_comparison_look,
+    record_look,
+    warn_of_look,
+    write_comparison_look,
+)
 
 
 def look(state: Path, networks: Collection[str], data_hash: str = "d", **prior: int | None) -> int:
@@ -129,3 +137,14 @@ def test_from_the_second_look_on_it_is_said_that_no_error_rate_holds() -> None:
     assert [warn_of_look(number) for number in (0, 1)] == ["", ""]
     assert warn_of_look(2) == "Look 2 at these test images: no error rate holds."
     assert describe_look(1) == "This is look 1 at these test images."
+
+
+def test_networks_of_a_comparison_have_its_look_and_name_their_first(tmp_path: Path) -> None:
+    assert warn_of_look(3, 1) == (
+        "Look 3 at these test images (these networks were first tested at look 1): no error rate holds."
+    )
+    assert describe_look(3, 1) == ("This is look 3 at these test images (these networks were first tested at look 1).")
+    with pytest.raises(UserError, match=r"look\.json: cannot be read .*Repeat `sar-search compare --run`"):
+        read_comparison_look(tmp_path)
+    write_comparison_look(tmp_path, 3)
+    assert read_comparison_look(tmp_path) == 3

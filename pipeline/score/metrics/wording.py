@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.console.format import format_interval, format_percent, format_points
 
-
 AUROC_NAME = "auroc"
 """Name of the one metric from 0 to 1 that is not shown in percent."""
 
@@ -145,7 +144,7 @@ class MetricWords:
 
 
 ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points=True)
-ATTENTION_WORDS = MetricWords(AUROC_NAME, "attention_auroc", "the attention's AUROC", 0.01)
+ATTENTION_WORDS = MetricWords(AUROC_NAME, "attention_auroc", "AUROC of attention", 0.01)
 """AUROC of attention, by which arms are compared beside the metric where there are masks."""
 
 

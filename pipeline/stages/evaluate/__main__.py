@@ -38,7 +38,7 @@ from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds, evaluate_holdout
 from pipeline.stages.evaluate.probe import evaluate_probe, probe_weights
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
-from pipeline.state.looks import describe_look, hash_networks, record_look
+from pipeline.state.looks import describe_look, hash_networks, read_comparison_look, record_look
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.evaluation_run import log_evaluation, log_probe, looks_logged, tested_networks
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -72,6 +72,11 @@ def main(workspace: Workspace) -> None:
         counted=logged.count,
         prior=logged.by_networks.get(network_set),
     )
+    first_look = None
+    if workspace.own is not None:
+        # The methods of a comparison share its look, at which all of them are judged, whenever each was tested first.
+        tested, look = look, read_comparison_look(workspace.own.parent)
+        first_look = tested if tested != look else None
     runs, folded, kept_apart = [], None, {}
     with CountProgress("networks evaluated") as progress:
         if retrained.folds:
@@ -102,6 +107,7 @@ def main(workspace: Workspace) -> None:
         metric=metric,
         folds=None if folded is None else folded.folds,
         look=look,
+        first_look=first_look,
     )
     further: dict[str, Any] = {}
     if folded is not None:
@@ -115,6 +121,7 @@ def main(workspace: Workspace) -> None:
         fingerprint=retrained.fingerprint,
         data_hash=data_hash,
         look=look,
+        first_look=first_look,
         networks=network_set,
         margin=metric.margin,
         metric_hash=metric_hash(metric.name),
@@ -158,7 +165,7 @@ def main(workspace: Workspace) -> None:
     found = evaluation.probe
     probed_as = None if found is None else log_probe(store, params, evaluation, found, workspace, tags, used)
     evaluation.with_runs(run_id, probed_as).write(folder)
-    print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look)}")
+    print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look, first_look)}")
 
 
 if __name__ == "__main__":
