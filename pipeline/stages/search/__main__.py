@@ -12,6 +12,8 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
+from rich.console import Console
+
 from pipeline.artifacts.best_config import FoldSearch, FoldSearches
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.cluster.runtime import shared_ray
@@ -28,7 +30,7 @@ from pipeline.preflight.total_estimate import describe_estimates
 from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.state.search_summary import describe_start, describe_summary
+from pipeline.state.search_summary import describe_fold_summary, describe_start, describe_summary
 from pipeline.tracking.hooks import notify_on_exit
 from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
@@ -44,21 +46,26 @@ def main(workspace: Workspace) -> None:
     plan = make_plan(workspace)
     plans = plan.parts()
     tasks = [each.task() for each in plans]
-    print(plan.describe())
+    compared = workspace.own is not None  # then the command has printed one plan of all methods
+    if not compared:
+        print(plan.describe())
     for task in tasks:
-        print(describe_start(task, workspace.searches))
+        print(describe_start(task, workspace.searches, compared=compared))
     histories = [read_history(task.folder / JOURNAL) for task in tasks]
-    for line in describe_estimates(plans, histories, recent=True):
+    for line in describe_estimates(plans, histories, recent=True) if not compared else ():
         print(line, flush=True)
     work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
-    if any(left.trials + left.full_runs for left in work):
+    begin = [bool(left.trials + left.full_runs) for left in work]
+    if any(begin):
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
     found = []
     with shared_ray() if len(plans) > 1 else nullcontext():
-        for each, task in zip(plans, tasks, strict=True):
-            found.append(_search(each, task))
+        for each, task, begins in zip(plans, tasks, begin, strict=True):
+            found.append(_search(each, task, quiet=not begins))
     FoldSearches(folds=[listed for _, listed in found if listed.fold]).write(workspace.results / "search" / FOLDS)
+    if compared:
+        return
     prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0][0]
     tested = sum(map(len, split.tested))
     forecast, cost = make_forecast(plan.params, summary.forecast, tested), run_cost(plan.params, summary)
@@ -66,8 +73,13 @@ def main(workspace: Workspace) -> None:
     print("\n".join(describe_power(plan.params, forecast, words, masks=prepared.masks is not None, cost=cost)))
 
 
-def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
+def _search(plan: Plan, task: SearchTask, *, quiet: bool = False) -> tuple[SearchSummary, FoldSearch]:
     """Runs or resumes one search and writes its results.
+
+    Args:
+        plan: The plan of the search.
+        task: The search.
+        quiet: Whether no progress is printed, as of a search that has nothing left to train.
 
     Returns:
         The search's summary, and its entry in the list of the folds' searches.
@@ -78,15 +90,19 @@ def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
     budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
     objectives = objectives_from_params(task.params)
     variables = search_variables(plan, task)
-    if part.folds:
+    if part.folds and not quiet:
         print(f"{part.name}: search {task.folder.name[:8]}", flush=True)
+    console = Console(quiet=True) if quiet else None
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, budget=budget, objectives=objectives, part=part.name) as progress,
+        SearchProgress(
+            total, params.train.epochs, budget=budget, objectives=objectives, part=part.name, console=console
+        ) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
-        print("writing the results", flush=True)
+        if not part.number:
+            print("writing the results", flush=True)
         folder = part.folder(workspace.results / "search")
         best, summary = write_results(task, outcome, folder)
         write_pareto_figure(folder, summary)
@@ -99,7 +115,11 @@ def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
             "best_value": f"{best.metric(objectives.first):.4f}",
             "mlflow_run": tracked.run_id,
         }
-    print(describe_summary(summary, str(folder.relative_to(workspace.root))))
+    where = str(folder.relative_to(workspace.root))
+    if part.number:
+        print(describe_fold_summary(summary, best.values, part.name, where))
+    else:
+        print(describe_summary(summary, where))
     listed = FoldSearch(fold=part.number, fingerprint=task.fingerprint, trial=best.id, best=best.values)
     return summary, listed
 
