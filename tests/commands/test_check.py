@@ -18,7 +18,9 @@ from support.partial_results import filled_content
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.commands.check import run_check, unknown_words
+from pipeline.commands.compare_run import Answer, check_methods
 from pipeline.commands.train import train_once
+from pipeline.compared import compared_plans
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.files.file_stats import hash_file
@@ -290,6 +292,42 @@ def test_search_with_a_larger_budget_than_now_is_told_and_trains_nothing_more(wo
     # Where its confirmation is asked for, another one of the candidate's is to come, whatever the budget has left.
     asked = replace(plan, params=plan.params.with_values({"search.confirm.seeds": 1}, where=""))
     assert not surplus_runs(history.trials, asked.params, asked.space)
+
+
+def test_plan_of_a_comparison_has_one_table_of_power_and_a_line_for_each_search(workspace: Workspace) -> None:
+    def plan_told(**changed: Any) -> str:
+        if changed:
+            set_parameters(workspace.params, {name.replace("__", "."): value for name, value in changed.items()})
+        return "\n".join(check_methods(workspace, "sar,tv", Answer(), measured=False))
+
+    said = plan_told()
+    assert said.count("power     ") == 1
+    # Two methods, by accuracy and by attention: the digits have masks.
+    assert "the chance to show at 98.75 % that accuracy" in said
+    assert "for each of 4 comparisons (every method with the control, by accuracy and by attention)" in " ".join(
+        said.split()
+    )
+    assert re.search(r"^sar {7}\d trials? over regularizer\.spatial_entropy\.weight", said, re.M)
+    assert re.search(r"^tv {8}\d trials? over regularizer\.total_variation\.weight", said, re.M)
+    assert said.count("retrain ") == 1
+    assert "<- retrain.seeds" in plan_told(retrain__seeds="auto")
+
+
+def test_plan_of_a_comparison_says_which_search_has_nothing_to_train(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(workspace)
+    task = plan.task()
+    with Journal(task.folder / JOURNAL, task.header) as journal:
+        for number in range(max_runs(plan.params, plan.space)):
+            role = TRIAL if number < plan.params.search.trials else CONTROL
+            journal.start(TrialRecord(f"r{number}", number, {}, role=role))
+            journal.end(f"r{number}", "complete")
+    monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(compared_plans, "estimate_searches", lambda *_, **__: QUICK)
+    said = "\n".join(check_methods(workspace, "sar,tv", Answer()))
+    assert f"sar       nothing to train: search {task.folder.name[:8]} has ended\n" in said
+    assert "tv        1 to 2 minutes for the search\n" in said
 
 
 def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
