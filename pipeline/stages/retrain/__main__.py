@@ -64,12 +64,11 @@ def main(workspace: Workspace) -> None:
     print(f"retraining on {images:,} images{beside}: {len(jobs)} runs{done}", flush=True)
     if kept < len(jobs):
         print("starting Ray; a run's line comes when it has ended", flush=True)
+    width = max(len(job.model_folder) for job in jobs)
     for count, job in enumerate(run_retraining(params, jobs), start=1):
         last = learning_curves(job.folder)[-1]
-        print(
-            f"[{count}/{len(jobs)}] {job.model_folder:<20} train/accuracy {last['train/accuracy']:.4f}",
-            flush=True,
-        )
+        place = f"[{count:>{len(str(len(jobs)))}}/{len(jobs)}]"
+        print(f"{place} {job.model_folder:<{width}}  train/accuracy {last['train/accuracy']:.4f}", flush=True)
     for job in jobs:
         shutil.copytree(
             job.folder,
