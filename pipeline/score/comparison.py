@@ -265,7 +265,11 @@ def clip_to_possible(comparison: Comparison) -> Comparison:
 
 
 def has_too_few_seeds(comparison: Comparison) -> bool:
-    """Returns whether `clip_to_possible` has found the seeds of a comparison to be too few for an interval."""
+    """Returns whether the seeds are too few for an interval.
+
+    Args:
+        comparison: Result of `clip_to_possible`.
+    """
     return comparison.low is not None and comparison.detectable_difference is None
 
 

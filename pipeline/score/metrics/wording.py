@@ -38,7 +38,7 @@ class MetricWords:
 
     @property
     def is_share(self) -> bool:
-        """Whether its values lie between 0 and 1."""
+        """True if its values lie between 0 and 1."""
         return self.in_points or self.name == AUROC_NAME
 
     @property
