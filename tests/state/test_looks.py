@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.stages.evaluate.__main__ import _shared_look
 from pipeline.state.looks import (
     describe_look,
     hash_networks,
@@ -17,6 +18,7 @@ from pipeline.state.looks import (
     warn_of_look,
     write_comparison_look,
 )
+from pipeline.workspace import Workspace
 
 
 def look(state: Path, networks: Collection[str], data_hash: str = "d", **prior: int | None) -> int:
@@ -148,3 +150,11 @@ def test_networks_of_a_comparison_have_its_look_and_name_their_first(tmp_path: P
         read_comparison_look(tmp_path)
     write_comparison_look(tmp_path, 3)
     assert read_comparison_look(tmp_path) == 3
+
+
+def test_evaluation_of_a_method_has_the_look_of_its_comparison(tmp_path: Path) -> None:
+    alone, method = Workspace(tmp_path, tmp_path), Workspace(tmp_path, tmp_path, tmp_path / "compare" / "sar")
+    assert _shared_look(alone, 1) == (1, None)
+    write_comparison_look(tmp_path / "compare", 3)
+    assert _shared_look(method, 1) == (3, 1)
+    assert _shared_look(method, 3) == (3, None)

@@ -72,11 +72,7 @@ def main(workspace: Workspace) -> None:
         counted=logged.count,
         prior=logged.by_networks.get(network_set),
     )
-    first_look = None
-    if workspace.own is not None:
-        # The methods of a comparison share its look, at which all of them are judged, whenever each was tested first.
-        tested, look = look, read_comparison_look(workspace.own.parent)
-        first_look = tested if tested != look else None
+    look, first_look = _shared_look(workspace, look)
     runs, folded, kept_apart = [], None, {}
     with CountProgress("networks evaluated") as progress:
         if retrained.folds:
@@ -166,6 +162,21 @@ def main(workspace: Workspace) -> None:
     probed_as = None if found is None else log_probe(store, params, evaluation, found, workspace, tags, used)
     evaluation.with_runs(run_id, probed_as).write(folder)
     print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look, first_look)}")
+
+
+def _shared_look(workspace: Workspace, recorded: int) -> tuple[int, int | None]:
+    """Returns the look of an evaluation, and the one at which its networks were first tested if that is another.
+
+    The methods of a comparison share its look, at which all of them are judged, whenever each was tested first.
+
+    Args:
+        workspace: The checkout, or one method of a comparison.
+        recorded: Number of the look that is recorded for these networks.
+    """
+    if workspace.own is None:
+        return recorded, None
+    look = read_comparison_look(workspace.own.parent)
+    return look, recorded if recorded != look else None
 
 
 if __name__ == "__main__":
