@@ -49,13 +49,13 @@ def main(workspace: Workspace) -> None:
     compared = workspace.own is not None  # then the command has printed one plan of all methods
     if not compared:
         print(plan.describe())
-    for task in tasks:
-        print(describe_start(task, workspace.searches, compared=compared))
     histories = [read_history(task.folder / JOURNAL) for task in tasks]
-    for line in describe_estimates(plans, histories, recent=True) if not compared else ():
-        print(line, flush=True)
     work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
     begin = [bool(left.trials + left.full_runs) for left in work]
+    for task, begins in zip(tasks, begin, strict=True):
+        print(describe_start(task, workspace.searches, compared=compared, ended=not begins))
+    for line in describe_estimates(plans, histories, recent=True) if not compared else ():
+        print(line, flush=True)
     if any(begin):
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
