@@ -22,7 +22,7 @@ from pipeline.tune.task import SearchTask
 SHOWN = 6
 
 
-def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, ended: bool = False) -> str:
+def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, nothing_left: bool = False) -> str:
     """Returns a sentence that says whether a search is new or resumed.
 
     For a new search, the sentence names its differences from the search before it. For a resumed search, it gives its
@@ -33,7 +33,7 @@ def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, 
         searches: Folder that contains all searches.
         compared: Whether it is the search of a method of a comparison. The one before it is then another method's, and
             the differences say nothing.
-        ended: Whether a search that has begun is known to have nothing left to train.
+        nothing_left: Whether a search that has begun is known to have nothing left to train.
 
     Raises:
         UserError: the journal cannot be read.
@@ -55,7 +55,7 @@ def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, 
             )
         of = "" if budget is None else f"; {spent} of {budget} epochs spent"
         return (
-            f"{name}: {_describe_runner(read_search(task.folder)) or ('has ended' if ended else 'goes on')}{of}"
+            f"{name}: {_describe_runner(read_search(task.folder)) or ('has ended' if nothing_left else 'goes on')}{of}"
             f"; {ended} of at most {total} runs have ended"
             + (f", {paused} are paused" if paused else "")
             + (f", {failed} of them failed" if failed else "")

@@ -121,7 +121,7 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     shutil.rmtree(other)
     task = begun(workspace, by_other_code=False)
     assert f"search {name}: goes on; 0 of at most {runs} runs have ended" in told(workspace, measured=False)
-    over = describe_start(task, workspace.searches, ended=True)
+    over = describe_start(task, workspace.searches, nothing_left=True)
     assert over.startswith(f"search {name}: has ended; 0 of at most {runs} runs have ended")
     with Journal(task.folder / JOURNAL, task.header):
         said = told(workspace, measured=False)

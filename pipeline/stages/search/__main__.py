@@ -53,7 +53,7 @@ def main(workspace: Workspace) -> None:
     work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
     begin = [bool(left.trials + left.full_runs) for left in work]
     for task, begins in zip(tasks, begin, strict=True):
-        print(describe_start(task, workspace.searches, compared=compared, ended=not begins))
+        print(describe_start(task, workspace.searches, compared=compared, nothing_left=not begins))
     for line in describe_estimates(plans, histories, recent=True) if not compared else ():
         print(line, flush=True)
     if any(begin):
