@@ -60,6 +60,10 @@ def test_methods_and_control_are_searched_retrained_and_tested_as_one_family(lef
     assert len({each.control_correct.tobytes() for each in stored}) == 1
     said = (root / "said.txt").read_text()
     assert "control: baseline" in said
+    assert said.count("\npower     ") == said.count("\nretrain   ") == 1  # of the comparison, not of every method
+    assert "\ndataset   " not in said
+    assert "changed since search" not in said
+    assert said.count("This is look 1 at these test images.") == 2
     assert "results/compare/index.html" in said
     for name in ("tv", "sp_vit"):
         assert (root / "results" / "compare" / name / "report" / "index.html").is_file()

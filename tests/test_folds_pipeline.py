@@ -84,7 +84,7 @@ def test_each_fold_has_a_search_and_both_arms_and_what_is_registered_is_of_all_i
 def test_verdict_report_and_registry_speak_of_the_procedure(done: Clone) -> None:
     evaluation = content(done, "evaluate/evaluation.json")
     assert (evaluation["comparison"]["folds"], evaluation["comparison"]["images"]) == (FOLDS, 1797)
-    assert "searching and training on 1/2 of these 1,797 images, 2 times over" in evaluation["verdict"]
+    assert "2 searches with retraining, each on 1/2 of these 1,797 images" in evaluation["verdict"]
     weighted = sum(row["difference"] * row["images"] for row in evaluation["folds"]) / 1797
     assert evaluation["comparison"]["difference"] == pytest.approx(weighted)
     page = (done.root / "results" / "report" / "index.html").read_text()
@@ -92,7 +92,14 @@ def test_verdict_report_and_registry_speak_of_the_procedure(done: Clone) -> None
     assert "It has seen every image that was tested" in page
     results = said(done, "results")
     assert "fold 1 " in results
-    assert "every one of which the registered network has seen" in " ".join(results.split())
+    assert "best of each fold     test accuracy" in results
+    assert "was trained on all images, so none is left to test it" in " ".join(results.split())
+    log = done.log.read_text()
+    for number in range(1, FOLDS + 1):
+        assert log.count(f"\nfold {number} of {FOLDS}: best t0") == 1
+    assert log.count("\nhealth: Nothing was found") <= 1  # the block of lines is of all images alone
+    lines = [line for line in log.splitlines() if "  train/accuracy" in line]
+    assert len({line.index("train/accuracy") for line in lines}) == 1
     uri = f"sqlite:///{done.root / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     tags = client.get_model_version_by_alias("sar-digits", "challenger").tags

@@ -240,6 +240,8 @@ class Evaluation(ArmsCompared, Artifact):
         fingerprint: Fingerprint of the search.
         data_hash: Hash of the prepared set.
         look: Number of the look at these test images; in results of earlier versions, of the reading.
+        first_look: Number of the look at which these networks were first tested, if a comparison of methods tests them
+            again at its own look; else None.
         networks: Hash of the networks that were judged.
         margin: Difference that counts, in units of the metric.
         metric_hash: Hash of the user's function that computes the metric; "" for other metrics.
@@ -259,6 +261,7 @@ class Evaluation(ArmsCompared, Artifact):
     fingerprint: str
     data_hash: str
     look: int | None = Field(None, validation_alias=AliasChoices("look", "test_reads"))
+    first_look: int | None = None
     networks: str = ""
     margin: Number | None = None
     metric_hash: str = ""

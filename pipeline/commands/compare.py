@@ -10,15 +10,13 @@ from pipeline.compared.compared_results import UNDECIDED, describe_outcome, seed
 from pipeline.config import Params, load_params
 from pipeline.console.format import LEFT, RIGHT, format_level, format_table
 from pipeline.errors import UserError, quote_name, single_item_command
-from pipeline.score.comparison import PAIRED, compare_arms, compare_scores
+from pipeline.score.comparison import PAIRED, clip_to_possible, compare_arms, compare_scores, has_too_few_seeds
 from pipeline.score.family import Member, compare_family
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_of
 from pipeline.workspace import Workspace
 
 COLUMNS = {
     "search": LEFT,
-    "method": LEFT,
-    "configuration": LEFT,
     "seeds": RIGHT,
     "accuracy": RIGHT,
     "against": LEFT,
@@ -27,6 +25,7 @@ COLUMNS = {
     "p (Holm)": RIGHT,
     "shown": LEFT,
 }
+SEARCH_COLUMNS = {"search": LEFT, "method": LEFT, "configuration": LEFT}
 
 
 def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, against: str = "") -> Iterator[str]:
@@ -87,9 +86,14 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     compare = compare_arms if name == ACCURACY_WORDS.name else compare_scores
     folds = {each.fingerprint: each.folds for each in compared}
     family = compare_family(tables, confidence=confidence, shared_seeds=shared, folds=folds, compare=compare)
+    if words.is_share:
+        family = [replace(member, comparison=clip_to_possible(member.comparison)) for member in family]
     rows = [_row(each, member, reference, confidence, words) for each, member in zip(compared, family, strict=True)]
     columns = {words.label if column == "accuracy" else column: side for column, side in COLUMNS.items()}
-    yield from format_table(columns, rows, gives_way="configuration")
+    yield from format_table(columns, rows, gives_way="against")
+    yield ""
+    searched = [[each.id, each.method, each.setting] for each in compared]  # apart, since it would be too wide together
+    yield from format_table(SEARCH_COLUMNS, searched, gives_way="configuration")
     yield ""
     yield from _notes(compared, family, confidence, words)
     if apart:
@@ -115,8 +119,6 @@ def _row(
     no_interval = found.low is None or found.high is None
     return [
         each.id,
-        each.method,
-        each.setting,
         seeds_of(member),
         _value(found.best_mean, words),
         f"{name} {_value(found.control_mean, words)}",
@@ -183,6 +185,8 @@ def _shown(member: Member, confidence: float, words: MetricWords) -> str:
         words: the metric in words, with its margin.
     """
     outcome = describe_outcome(member, confidence, words)
+    if outcome == UNDECIDED and has_too_few_seeds(member.comparison):
+        return f"{outcome} (raise retrain.seeds)"
     finds = words.format_difference(member.comparison.detectable_difference or 0.0, unit=False).lstrip("+")
     return f"{outcome} (finds {finds})" if outcome == UNDECIDED else outcome
 

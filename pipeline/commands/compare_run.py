@@ -45,7 +45,7 @@ from pipeline.inputs.data_split import check_group_by
 from pipeline.preflight.plan import Plan
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.trace import commit, trace
-from pipeline.state.looks import hash_networks, record_look
+from pipeline.state.looks import hash_networks, record_look, write_comparison_look
 from pipeline.tracking.evaluation_run import looks_logged, tested_networks
 from pipeline.tracking.single_run import log_run
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -208,7 +208,9 @@ def _run_all(workspace: Workspace, params: Params, comparison: Comparison, given
         shutil.rmtree(each.models, ignore_errors=True)  # as DVC removes a stage's outputs
         _stage("retrain", each)
     yield from _same_seeds(methods)
-    yield f"\ntesting all of them, which is {_look(workspace, params, methods)}"
+    look = _look(workspace, params, methods)
+    write_comparison_look(folder, look)
+    yield f"\ntesting all of them, which is look {look} at these test images"
     for name, each in methods.items():
         yield f"\n{name}"
         _stage("evaluate", each)
@@ -259,10 +261,10 @@ def _same_seeds(methods: Mapping[str, Workspace]) -> Iterator[str]:
             _stage("retrain", each)
 
 
-def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]) -> str:
+def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]) -> int:
     """Records, before any network is tested, that all networks are tested together.
 
-    The methods' own evaluations are then parts of that look.
+    The methods' own evaluations are then parts of that look, also of networks that an earlier look has tested alone.
 
     Args:
         workspace: the checkout.
@@ -270,7 +272,7 @@ def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]
         methods: workspace of each method by its name.
 
     Returns:
-        The number of the look, in words.
+        The number of the look.
     """
     data_hash = open_prepared(workspace.prepared).data_hash
     holdout = bool(len(read_split(workspace.split, data_hash=data_hash).test))
@@ -280,7 +282,7 @@ def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     logged = looks_logged(store, params, data_hash)
-    look = record_look(
+    return record_look(
         workspace.state,
         data_hash,
         networks,
@@ -289,7 +291,6 @@ def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]
         counted=logged.count,
         prior=logged.by_networks.get(hash_networks(networks)),
     )
-    return f"look {look} at these test images"
 
 
 def _log(workspace: Workspace, params: Params, found: ComparedResults, folder: Path) -> str:

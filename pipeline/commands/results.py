@@ -27,20 +27,27 @@ def _check_there(workspace: Workspace) -> None:
     raise UserError(f"{workspace.results}: no results yet, or not all of them. Run `make repro`.")
 
 
-def _fold_lines(evaluation: Evaluation) -> list[str]:
-    """Returns a line for each fold, and what the folds say of the registered network; empty without folds."""
+def _fold_lines(evaluation: Evaluation, registered: str) -> list[str]:
+    """Returns a line for each fold, and what is known of the registered network; empty without folds.
+
+    Args:
+        evaluation: the evaluation.
+        registered: configuration of the registered network, in words.
+    """
     if not (folds := evaluation.folds):
         return []
     lines, words = [""], evaluation.words
     for row in folds:
         interval = "" if row.low is None or row.high is None else f" ({words.format_interval(row.low, row.high)})"
         lines.append(f"fold {row.fold:<5} {words.format_difference(row.difference)}{interval}    {row.setting}")
-    tested = "these figures are the procedure's, and the configuration above that of a search over all images"
+    said = "The registered network was trained on all images, so none is left to test it"
     if found := evaluation.holdout:
-        tested += f"; on {found.images:,} images kept apart, the registered network has {found.accuracy:.4f}"
-    else:
-        tested += ", every one of which the registered network has seen"
-    return [*lines, "", wrap_text(f"Folds: {tested}.")]
+        said = (
+            "The registered network was trained on the images of all folds; its accuracy on the "
+            f"{found.images:,} images kept apart is {found.accuracy:.4f}"
+        )
+    what = "The figures above rate searching and training: the networks of each fold were tested on its images alone."
+    return [*lines, "", f"registered {registered}", wrap_text(f"{said}. {what}")]
 
 
 def _spread(deviation: float | None) -> str:
@@ -63,29 +70,32 @@ def describe_results(workspace: Workspace) -> str:
     found, summary = BestConfig.read(results / "search"), SearchSummary.read(results / "search")
     lines, ensembles = [wrap_text(evaluation.verdict), ""], evaluation.ensembles
     metric = evaluation.other_metric
+    width = max(10, *(len(f"{arm} of each fold") for arm in (BEST, evaluation.control))) if evaluation.folds else 10
     for arm, config in ((BEST, found.best), (evaluation.control, found.control(evaluation.control))):
         scores = evaluation.arms[arm]
         count = format_count(len(scores.seeds), "seed")
         together = (ensembles.best if arm == BEST else ensembles.control) if ensembles else None
+        # In folds every search has chosen a configuration of its own, so none belongs to the figures.
+        name, setting = (f"{arm} of each fold", "") if evaluation.folds else (arm, f"    {config_name(config)}")
         lines.append(
-            f"{arm:<10} test accuracy {scores.accuracy:.4f} ({_spread(scores.accuracy_sd)}{count})"
+            f"{name:<{width}} test accuracy {scores.accuracy:.4f} ({_spread(scores.accuracy_sd)}{count})"
             + (f", {together.accuracy:.4f} as one ensemble" if together else "")
-            + f"    {config_name(config)}"
+            + setting
         )
         if metric is not None:
             lines.append(
-                f"{'':<10} test {metric.label} {scores.value(metric):.4f} "
+                f"{'':<{width}} test {metric.label} {scores.value(metric):.4f} "
                 f"({_spread(scores.value(metric, '_sd'))}{count})"
                 + (f", {together.value(metric):.4f} as one ensemble" if together else "")
             )
     if probe := evaluation.probe:
         by = "" if metric is None else f", test {metric.label} {probe.value:.4f}"
-        lines.append(f"{'probe':<10} test accuracy {probe.accuracy:.4f}{by}    frozen features, no training")
+        lines.append(f"{'probe':<{width}} test accuracy {probe.accuracy:.4f}{by}    frozen features, no training")
     if said := describe_probe(evaluation):
         lines += ["", wrap_text(said)]
     if ensembles:
         lines += ["", wrap_text(describe_ensembles(ensembles))]
-    lines += _fold_lines(evaluation)
+    lines += _fold_lines(evaluation, config_name(found.best))
     lines += [
         "",
         f"The control is {summary.against}.",

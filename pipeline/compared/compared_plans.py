@@ -1,17 +1,27 @@
 """Plans of a comparison's searches. All are checked before the first search begins, and their cost is added up."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.compared.compared_methods import CONTROL, Comparison
-from pipeline.console.format import format_size, wrap_text
+from pipeline.console.format import format_level, format_size, wrap_text
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError
+from pipeline.inputs.guides import describe_guide
 from pipeline.preflight.estimate import RemainingWork, check_space, describe_seconds, remaining_work
 from pipeline.preflight.plan import Plan, make_plan
-from pipeline.preflight.search_budget import max_epochs
+from pipeline.preflight.power import AUTO, describe_power, make_forecast, plan_seeds
+from pipeline.preflight.search_budget import describe_trials, max_epochs
 from pipeline.preflight.total_estimate import add_estimates, estimate_searches
 from pipeline.preflight.validate import describe_probe_plan
+from pipeline.provenance.weights_record import describe_weights
+from pipeline.score.metrics.chosen_metric import chosen_metric
+from pipeline.tune.journal.image_scores import read_scores
 from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
+from pipeline.tune.requested import surplus_runs
+from pipeline.tune.run_counts import budget_epochs
+from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.workspace import Workspace
 
 WIDTH, INDENT = 100, 10
@@ -73,9 +83,58 @@ def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) 
         f"{'at most ' * (least < most)}{networks:,} networks, {most if least == most else f'{least} to {most}'} seeds "
         f"of each method and of the control; then all are tested at once, in one look",
     )
+    for name, plan in plans.items():
+        yield from _describe_search(name, plan)
     for plan in plans.values():
         for name, text in describe_probe_plan(plan.params).items():
             yield _line(name, text)
+    yield from _describe_power(comparison, plans)
+
+
+def _describe_search(name: str, plan: Plan) -> Iterator[str]:
+    """Yields lines on what one search varies, and on the weights that its configurations begin with.
+
+    Args:
+        name: Name of the search.
+        plan: Its plan.
+    """
+    varied = ", ".join(plan.space.dimensions)
+    yield _line(_title(name), f"{describe_trials(plan.params, plan.space)} over {varied}")
+    for words in describe_weights(plan.pretrained, plan.params.model.pretrained, plan.network.notes):
+        yield _line("", words)
+    for words in (*plan.freezing, *describe_guide(plan.params, plan.space).values()):
+        yield _line("", words)
+
+
+def _describe_power(comparison: Comparison, plans: Mapping[str, Plan]) -> Iterator[str]:
+    """Yields the table of power for one method against the control, at the confidence that the family leaves to it.
+
+    Spreads that the searches have measured so far are used if there are any.
+
+    Args:
+        comparison: The methods.
+        plans: Plan of each search by its name.
+    """
+    first = next(iter(plans.values()))
+    params, masks, measured = first.params, False, None
+    for task in [task for plan in plans.values() for task in plan.current_tasks()[:1]]:
+        masks = open_prepared(task.prepared).masks is not None
+        trials = read_history(task.folder / JOURNAL).trials.values()
+        if measured is None and trials:
+            measured = forecast_content(trials, read_scores(task.folder), task.resources, params)
+    words, size = chosen_metric(params).words, len(comparison.methods) * (1 + masks)
+    forecast = make_forecast(params, measured, first.test_images)
+    if params.retrain.seeds == AUTO:  # retraining chooses the number by one comparison alone
+        chosen = plan_seeds(params, forecast, words)[0].seeds
+        params = params.with_values({"retrain.seeds": chosen}, where="the plan")
+    of_each = 1 - (1 - params.evaluate.confidence) / size
+    yield from describe_power(params, replace(forecast, confidence=of_each), words, masks=False)
+    if size > 1:
+        yield _line(
+            "",
+            f"for each of {size} comparisons (every method with the control, by {words.label}"
+            f"{' and by attention' * masks}), which hold together at {format_level(params.evaluate.confidence)}",
+        )
 
 
 def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
@@ -99,9 +158,7 @@ def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         told = "no estimate of time" if found[name].busy else describe_seconds(found[name].seconds)
-        told = told if left else "nothing, all of its runs have ended,"
-        name = "control" if name == CONTROL else name
-        yield _line(name if len(name) < INDENT else f"{name} ", f"{told} for the search")
+        yield _line(_title(name), f"{told} for the search" if left else _describe_ended(plan))
     total = add_estimates(list(found.values()))
     yield from total.describe() if total.searches else [_line("expected", "nothing of the searches")]
     if total.searches and total.retraining is not None and not total.busy:
@@ -109,6 +166,24 @@ def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
         yield _line("in all", describe_seconds((both[0], both[1])))
     yield _line("disk", f"about {format_size(total.disk_bytes)} of checkpoints in state/ at most, of all searches")
     check_space(next(iter(plans.values())).workspace.state, total.disk_bytes, "the checkpoints of all searches")
+
+
+def _describe_ended(plan: Plan) -> str:
+    """Returns a sentence on a search that has nothing left to train."""
+    tasks = plan.current_tasks()
+    names = f"search {', '.join(task.folder.name[:8] for task in tasks)}"
+    budget, histories = budget_epochs(plan.params), [read_history(task.folder / JOURNAL) for task in tasks]
+    if budget is not None and any(surplus_runs(each.trials, plan.params, plan.space) for each in histories):
+        spent = max(sum(trial.trained_epochs for trial in each.trials.values()) for each in histories)
+        return (
+            f"nothing to train: {names} was begun with a larger budget ({spent} epochs are spent, {budget} allowed now)"
+        )
+    return f"nothing to train: {names} has ended"
+
+
+def _title(name: str) -> str:
+    name = "control" if name == CONTROL else name
+    return name if len(name) < INDENT else f"{name} "
 
 
 def _remaining(plan: Plan) -> list[RemainingWork]:

@@ -6,7 +6,7 @@ intervals by Bonferroni.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.artifacts.best_config import BestConfig
@@ -16,12 +16,15 @@ from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Values
 from pipeline.console.format import format_level
+from pipeline.score.comparison import clip_to_possible, has_too_few_seeds
 from pipeline.score.family import Member, correct_family
-from pipeline.score.metrics.wording import MetricWords
+from pipeline.score.metrics.wording import ATTENTION_WORDS, MetricWords
 from pipeline.state.looks import warn_of_look
 from pipeline.workspace import FOLDS, Workspace, part_folder
 
 ATTENTION = "attention"
+CENTRED = "centre"
+"""Name of the Gaussian in the centre in evaluation.json."""
 RAISED, LOWERED, ALIKE, UNDECIDED, NO_INTERVAL = "raised", "lowered", "no difference", "not enough data", "no interval"
 """Outcomes of a comparison."""
 
@@ -51,6 +54,7 @@ class MethodResult:
         attention: its comparison by attention, with p and interval of the family; None without masks.
         cost: cost of its search.
         look: number of the look at the test images.
+        first_look: number of the look at which its networks were first tested; None if that is `look`.
         networks: hash of the tested networks.
         retraining_seconds: seconds of its retraining.
     """
@@ -62,6 +66,7 @@ class MethodResult:
     attention: Member | None
     cost: SearchCost
     look: int
+    first_look: int | None
     networks: str
     retraining_seconds: float
 
@@ -96,6 +101,8 @@ class ComparedResults:
         images: number of test images.
         folds: number of folds; 0 without folds.
         data_hash: hash of the prepared set.
+        centred: AUROC of a Gaussian in the centre of every image, which does not depend on the image; None without
+            masks.
         probe: result of the probe; None without one.
     """
 
@@ -109,6 +116,7 @@ class ComparedResults:
     images: int
     folds: int
     data_hash: str
+    centred: float | None = None
     probe: ProbeResult | None = None
 
     @property
@@ -140,6 +148,7 @@ class ComparedResults:
             "folds": self.folds,
             "data_hash": self.data_hash,
             "look": self.look,
+            "centred_attention": self.centred,
             "probe": None if self.probe is None else asdict(self.probe),
             "methods": [asdict(method) | {"shown": self.outcome(method.member)} for method in self.methods],
         }
@@ -197,8 +206,15 @@ def gather_results(
         if evaluation.attention_comparison is not None
     }
     comparisons = {" ".join(key): comparison for key, comparison in tested.items()}
-    family = dict(zip(tested, correct_family(comparisons, confidence=confidence), strict=True))
     first, one = next(iter(evaluated.values())), next(iter(retrained.values()))
+    members = correct_family(comparisons, confidence=confidence)
+    family = {
+        key: replace(member, comparison=clip_to_possible(member.comparison))
+        if key[1] == ATTENTION or first.words.is_share
+        else member
+        for key, member in zip(tested, members, strict=True)
+    }
+    centre = (first.baselines or {}).get(CENTRED)
     return ComparedResults(
         methods=tuple(
             MethodResult(
@@ -209,6 +225,7 @@ def gather_results(
                 attention=family.get((name, ATTENTION)),
                 cost=search_cost(workspaces[name]),
                 look=evaluation.look or 1,
+                first_look=evaluation.first_look,
                 networks=evaluation.networks,
                 retraining_seconds=retrained[name].seconds,
             )
@@ -223,6 +240,7 @@ def gather_results(
         images=first.test_images,
         folds=len(first.folds),
         data_hash=first.data_hash,
+        centred=None if centre is None else centre.auroc,
         probe=next(filter(None, map(_read_probe, evaluated.values())), None),
     )
 
@@ -274,11 +292,12 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
     if chosen := by[ALIKE]:
         yield f"{_subject(chosen, 'differ')} from the control by less than {words.format_margin()}."
     if chosen := by[UNDECIDED]:
-        most = max(method.member.comparison.detectable_difference or 0.0 for method in chosen)
-        found_by = f"a difference of {words.format_size(most)} would have been found four times out of five"
-        if words.in_points and most >= 1:
-            found_by = f"with {seeds_of(chosen[0].member)} seeds hardly any difference could have been found"
-        yield f"For {_join(chosen)} there is not enough data to tell; {found_by}."
+        told = f"For {_join(chosen)} there is not enough data to tell"
+        if few := [method for method in chosen if has_too_few_seeds(method.member.comparison)]:
+            yield f"{told}. {words.ask_for_seeds(few[0].member.comparison.seeds)}"
+        else:
+            most = max(method.member.comparison.detectable_difference or 0.0 for method in chosen)
+            yield f"{told}; a difference of {words.format_size(most)} would have been found four times out of five."
     if chosen := by[NO_INTERVAL]:
         yield f"Of {_join(chosen)} there is no interval: {chosen[0].member.comparison.note}."
     looked = [method for method in found.methods if method.attention is not None]
@@ -288,7 +307,29 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
         amounts = ", ".join(areas).replace("0.", ".")
         yield f"{_subject(better, 'attend')} to the object better (AUROC {amounts})."
     if rest := [method for method in looked if method not in better]:
-        yield f"Of {_join(rest)} better attention is not shown."
+        yield _deny(rest, "shown to attend to the object better than the control")
+        few_seeds = [each for method in rest if (each := method.attention) and has_too_few_seeds(each.comparison)]
+        if few_seeds:
+            yield ATTENTION_WORDS.ask_for_seeds(few_seeds[0].comparison.seeds)
+    yield from _compare_with_centre(found)
+
+
+def _compare_with_centre(found: ComparedResults) -> Iterator[str]:
+    """Yields a sentence on a Gaussian in the centre, beside the control's and the methods' attention."""
+    areas = {method.name: method.attention.comparison for method in found.methods if method.attention is not None}
+    if found.centred is None or not areas:
+        return
+    means = {"the control": next(iter(areas.values())).control_mean}
+    means |= {name: each.best_mean for name, each in areas.items()}
+    ahead = [name for name, mean in means.items() if mean > found.centred]
+    said = f"A Gaussian in the centre of every image, which does not look at it, has an AUROC of {found.centred:.2f}"
+    said = said.replace(" 0.", " .")
+    if not ahead:
+        yield f"{said}, more than the attention of any method and of the control."
+    elif len(ahead) == len(means):
+        yield f"{said}, less than the attention of every method and of the control."
+    else:
+        yield f"{said}; only the attention of {_join_names(ahead)} has more."
 
 
 def describe_family(found: ComparedResults) -> Iterator[str]:
@@ -308,7 +349,9 @@ def describe_family(found: ComparedResults) -> Iterator[str]:
 
 def warn_of_looks(found: ComparedResults) -> str:
     """Returns a warning if the test images were looked at before; empty at the first look."""
-    return warn_of_look(found.look)
+    earlier = [f"{method.name} at look {method.first_look}" for method in found.methods if method.first_look]
+    first = f" First tested before: {_join_names(earlier)}." if earlier else ""
+    return warn_of_look(found.look) + first
 
 
 def seeds_of(member: Member) -> str:
@@ -331,8 +374,19 @@ def _attends_better(method: MethodResult, confidence: float) -> bool:
     )
 
 
-def _join(methods: Sequence[MethodResult]) -> str:
+def _deny(methods: Sequence[MethodResult], what: str) -> str:
+    """Returns a sentence that says of every method that it is not something."""
     names = [method.name for method in methods]
+    if len(names) == 1:
+        return f"{names[0]} is not {what}."
+    return f"{f'Neither {names[0]} nor {names[1]}' if len(names) == 2 else f'None of {_join(methods)}'} is {what}."
+
+
+def _join(methods: Sequence[MethodResult]) -> str:
+    return _join_names([method.name for method in methods])
+
+
+def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

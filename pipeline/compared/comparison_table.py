@@ -17,23 +17,20 @@ from pipeline.figures.methods_page import ComparisonPage
 from pipeline.figures.report import Row
 from pipeline.provenance.trace import versions
 from pipeline.score.family import Member
-from pipeline.score.metrics.wording import MetricWords
-
-ATTENTION_WORDS = MetricWords("attention", "attention_auroc", "AUROC of attention", 0.01)
+from pipeline.score.metrics.wording import ATTENTION_WORDS, MetricWords
 
 COLUMNS = {
     "method": LEFT,
-    "configuration": LEFT,
     "seeds": RIGHT,
     "accuracy": RIGHT,
     "difference": RIGHT,
     "p (Holm)": RIGHT,
     "shown": LEFT,
 }
-ATTENTION_COLUMNS = {"AUROC": RIGHT, "difference ": RIGHT, "p (Holm) ": RIGHT}
+ATTENTION_COLUMNS = {"method": LEFT, "AUROC of attention": RIGHT, "difference": RIGHT, "p (Holm)": RIGHT}
 UNCOMPARED: Row = {"difference": None, "attention": None}
-"""Cells of rows that are not compared with the control: the control's own row and the probe's."""
-COST_COLUMNS = {"epochs": RIGHT, "search": RIGHT}
+"""Cells of rows that are not compared with the control: the control's own row, the probe's and the baseline's."""
+SEARCH_COLUMNS = {"method": LEFT, "epochs": RIGHT, "search": RIGHT, "configuration": LEFT}
 
 
 def result_rows(found: ComparedResults) -> list[Row]:
@@ -78,6 +75,9 @@ def result_rows(found: ComparedResults) -> list[Row]:
             {**probe, **UNCOMPARED}
             | {"seeds": "", "value": found.probe.value, "auroc": None, **_cost(None), "report": ""}
         )
+    if found.centred is not None:
+        centre = {"method": "Gaussian in the centre", "control": False, "setting": "", "seeds": "", "value": None}
+        rows.append({**centre, **UNCOMPARED, "auroc": found.centred, **_cost(None), "report": ""})
     return rows
 
 
@@ -103,32 +103,60 @@ def describe_compared(found: ComparedResults, rows: list[Row]) -> Iterator[str]:
     yield wrap_text(" ".join(describe_answer(found)))
     yield ""
     masks = rows[0]["auroc"] is not None
+    # Three narrow tables: one with all columns would be wider than most terminals.
+    yield from _metric_table(rows, words)
+    yield ""
+    if masks:
+        yield from _attention_table(rows)
+        yield ""
+    yield from _search_table(rows)
+    yield ""
+    units = " in %, differences in points" if words.in_points else ""
+    yield wrap_text(f"{words.title}{units}.")
+    yield wrap_text(" ".join(describe_family(found)))
+    if found.probe is not None:
+        yield wrap_text(found.probe.said)
+
+
+def _metric_table(rows: list[Row], words: MetricWords) -> Iterator[str]:
+    """Yields the table of the metric in lines."""
     columns = {words.label if name == "accuracy" else name: side for name, side in COLUMNS.items()}
-    columns |= (ATTENTION_COLUMNS if masks else {}) | COST_COLUMNS
     table = []
     for row in rows:
-        cells = [row["method"], row["setting"], row["seeds"], words.format_value(row["value"], 2).removesuffix(" %")]
+        if row["value"] is None:  # a baseline of attention
+            continue
+        cells = [row["method"], row["seeds"], words.format_value(row["value"], 2).removesuffix(" %")]
         if row["difference"] is None:
             cells += ["", "", ""]
         else:
             ends = [words.format_difference(row[end] or 0.0, 2, unit=False) for end in ("difference", "low", "high")]
             cells += [_interval(ends, row["low"]), _p(row["p"]), row["shown"]]
-        if masks:
-            cells.append("" if row["auroc"] is None else f"{row['auroc']:.3f}")
-            if (area := row["attention"]) is None:
-                cells += ["", ""]
-            else:
-                ends = [f"{area[end] or 0.0:+.3f}" for end in ("difference", "low", "high")]
-                cells += [_interval(ends, area["low"]), _p(area["p"])]
-        cells += ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", format_duration(row["seconds"])]
         table.append(cells)
-    yield from format_table(columns, table, gives_way="configuration")
-    yield ""
-    units = " in %, differences in points" if words.in_points else ""
-    yield wrap_text(" ".join([f"{words.title}{units}. AUROC is of attention." if masks else f"{words.title}{units}."]))
-    yield wrap_text(" ".join(describe_family(found)))
-    if found.probe is not None:
-        yield wrap_text(found.probe.said)
+    yield from format_table(columns, table, gives_way="method")
+
+
+def _attention_table(rows: list[Row]) -> Iterator[str]:
+    """Yields the table of attention in lines."""
+    table = []
+    for row in rows:
+        if row["auroc"] is None:
+            continue
+        cells = [row["method"], f"{row['auroc']:.3f}", "", ""]
+        if (area := row["attention"]) is not None:
+            ends = [f"{area[end] or 0.0:+.3f}" for end in ("difference", "low", "high")]
+            cells[2:] = [_interval(ends, area["low"]), _p(area["p"])]
+        table.append(cells)
+    yield from format_table(ATTENTION_COLUMNS, table, gives_way="method")
+
+
+def _search_table(rows: list[Row]) -> Iterator[str]:
+    """Yields the table of the searches and of the configurations that they chose, in lines."""
+    table = []
+    for row in rows:
+        cost = ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", format_duration(row["seconds"])]
+        if row["setting"]:
+            table.append([row["method"], *cost, row["setting"]])
+    yield from format_table(SEARCH_COLUMNS, table, gives_way="configuration")
 
 
 def _interval(ends: list[str], low: float | None) -> str:

@@ -18,8 +18,9 @@ class ComparisonPage:
         title: the heading.
         answer: sentences on which methods help.
         metric: the metric in words.
-        rows: the control, the methods and then the probe if there is one. Keys: method, control (bool),
-            setting, seeds, value, difference (None for control and probe, which lack low, high, p and shown),
+        rows: the control, the methods, then the probe and the Gaussian in the centre if there are such. Keys: method,
+            control (bool), setting, seeds, value (None for the Gaussian, which has an AUROC alone), difference (None
+            for all rows but those of methods; these rows lack low, high, p and shown),
             low, high (None without an interval), p, shown, auroc (None without masks), attention (difference,
             low, high and p, or None), epochs (None without a search), seconds, report (its address).
         difference: figure from `figures.curves.difference_figure`.

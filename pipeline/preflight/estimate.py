@@ -23,6 +23,7 @@ from pipeline.preflight.run_resources import retrain_resources
 from pipeline.preflight.trial_forecast import forecast_trials, survival_shares
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
+from pipeline.tune.requested import surplus_runs
 from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
@@ -386,13 +387,14 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     """
     params, resources, epochs = plan.params, plan.resources, plan.params.train.epochs
     asked = sum(requested_trials(params, plan.space).values())
-    ended = [trial for trial in history.trials.values() if trial.state is not None]
+    surplus = {trial.id for trial in surplus_runs(history.trials, params, plan.space)}
+    ended = [trial for trial in history.trials.values() if trial.state is not None and trial.id not in surplus]
     tried = sum(trial.role == TRIAL for trial in ended)
     trials = max(0, asked - tried)
     full_runs = max(0, max_runs(params, plan.space) - asked - (len(ended) - tried))
     left = None
     if (budget := budget_epochs(params)) is not None:
-        unended = [trial for trial in history.trials.values() if trial.state is None]
+        unended = [trial for trial in history.trials.values() if trial.state is None and trial.id not in surplus]
         # Controls and confirmations that have not ended count with all of their epochs, in full_runs.
         begun = sum(trial.last_epoch for trial in unended if trial.role != TRIAL)
         spent = sum(trial.trained_epochs for trial in history.trials.values()) - begun

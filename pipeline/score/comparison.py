@@ -61,6 +61,9 @@ from pipeline.score.fold_variance import (
 
 Floats = NDArray[np.float64]
 
+USELESS_WIDTH = 0.5
+"""Width of an interval of a share, from which on it is of no use if it also exceeds what is possible."""
+
 POWER = 0.8
 """Power of every forecast: the probability with which a difference is found."""
 
@@ -236,6 +239,38 @@ def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
         # A difference is found if estimate - half > 0. The estimate scatters around the truth by the same error and t.
         detectable_difference=half + t_quantile(POWER, freedom) * error,
     )
+
+
+def clip_to_possible(comparison: Comparison) -> Comparison:
+    """Returns the comparison of two shares of 1, its interval clipped if seeds are too few for a useful one.
+
+    With two seeds the interval may be wider than all values that a share can have. It is then clipped to the
+    differences that the control's mean permits, and nothing is said to be detectable.
+
+    Args:
+        comparison: The comparison, of a metric from 0 to 1.
+
+    Returns:
+        The same comparison if its interval is of use, or if the images and not the seeds make it that wide.
+    """
+    low, high = comparison.low, comparison.high
+    if low is None or high is None or high - low < USELESS_WIDTH:
+        return comparison
+    least, most = -comparison.control_mean, 1 - comparison.control_mean
+    freedom = comparison.images - comparison.folds
+    of_images = 2 * t_quantile((1 + comparison.confidence) / 2, freedom) * (comparison.images_error or 0.0)
+    if (least <= low and high <= most) or of_images > (high - low) / 2:
+        return comparison
+    return replace(comparison, low=max(low, least), high=min(high, most), detectable_difference=None)
+
+
+def has_too_few_seeds(comparison: Comparison) -> bool:
+    """Returns whether the seeds are too few for an interval.
+
+    Args:
+        comparison: Result of `clip_to_possible`.
+    """
+    return comparison.low is not None and comparison.detectable_difference is None
 
 
 def p_value(comparison: Comparison) -> float | None:

@@ -6,11 +6,12 @@ absent. The sentence then gives the difference that would be found with probabil
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.console.format import format_level
-from pipeline.score.comparison import PAIRED, Comparison
+from pipeline.score.comparison import PAIRED, Comparison, at_confidence, clip_to_possible, has_too_few_seeds
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, Endpoint, endpoint_names
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
+from pipeline.score.metrics.wording import ACCURACY_WORDS, ATTENTION_WORDS, MetricWords
 
 FOUR_OF_FIVE = "would be found four times out of five"
 
@@ -40,7 +41,13 @@ def write_verdict(
         against: The control, in words; empty if nothing is known of it.
         words: Name, unit and direction of the metric.
     """
-    by_name = {endpoint.name: endpoint for endpoint in endpoints}
+    shares = dict.fromkeys(endpoint_names(words), metric) if words.is_share else {}
+    if attention is not None:
+        shares[ATTENTION] = attention
+    by_name = {
+        endpoint.name: _possible(endpoint, shares[endpoint.name]) if endpoint.name in shares else endpoint
+        for endpoint in endpoints
+    }
     sentences = _metric_sentences(by_name, metric, margin, words)
     if attention is not None:
         sentences.append(_attention_sentence(by_name[ATTENTION], attention, centred))
@@ -48,6 +55,19 @@ def write_verdict(
         sentences.append(_log_loss_sentence(by_name[LOG_LOSS], log_loss, words))
     control = f"its control ({against})" if against else "its control"
     return [*sentences, f"{what[0].upper()}{what[1:]} is compared with {control}: {_describe_basis(metric)}."]
+
+
+def _possible(endpoint: Endpoint, found: Comparison) -> Endpoint:
+    """Returns an endpoint of a share with its interval as `clip_to_possible` leaves it.
+
+    Args:
+        endpoint: The endpoint.
+        found: Its comparison, at any confidence.
+    """
+    clipped = clip_to_possible(at_confidence(found, endpoint.level))
+    if not has_too_few_seeds(clipped):
+        return endpoint
+    return replace(endpoint, low=clipped.low, high=clipped.high, detectable=None)
 
 
 def _metric_sentences(
@@ -75,12 +95,12 @@ def _metric_sentences(
         return [*said, f"Yet {words.label} is {harm}."] if worse.shown else said
     if worse.shown:
         return [f"{words.title}: {harm}."]
-    least = words.format_difference(not_worse.detectable or 0.0).lstrip("+")
     lost = f"it rises by more than {allowed}" if words.lower_is_better else f"more than {allowed} is lost"
-    return [
-        f"{words.title}: not enough data to tell whether {lost} ({found}), where a difference of "
-        f"{least} {FOUR_OF_FIVE}."
-    ]
+    undecided = f"{words.title}: not enough data to tell whether {lost} ({found})"
+    if not_worse.detectable is None:
+        return [f"{undecided}.", words.ask_for_seeds(metric.seeds)]
+    least = words.format_difference(not_worse.detectable).lstrip("+")
+    return [f"{undecided}, where a difference of {least} {FOUR_OF_FIVE}."]
 
 
 def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: float | None) -> str:
@@ -107,8 +127,10 @@ def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: floa
         return f"Attention finds the object better{yet}: {found}."
     if endpoint.high < 0:
         return f"Attention does not find the object better: {found}."
-    least = _share(endpoint.detectable or 0.0)
-    return f"Attention is not shown to find the object better: {found}, where a difference of {least} {FOUR_OF_FIVE}."
+    said = f"Attention is not shown to find the object better: {found}"
+    if endpoint.detectable is None:
+        return f"{said}. {ATTENTION_WORDS.ask_for_seeds(attention.seeds)}"
+    return f"{said}, where a difference of {_share(endpoint.detectable)} {FOUR_OF_FIVE}."
 
 
 def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWords) -> str:
@@ -159,9 +181,9 @@ def _describe_basis(metric: Comparison) -> str:
         seeds += ", which are not the same and are compared as independent,"
     if (folds := metric.folds) > 1:
         return (
-            f"searching and training on {folds - 1}/{folds} of these {metric.images:,} images, {folds} times over, "
-            f"{seeds} on the images left out. This is of the procedure, by these {folds} searches, and not of one "
-            "configuration or network"
+            f"{folds} searches with retraining, each on {folds - 1}/{folds} of these {metric.images:,} images, "
+            f"{seeds}, tested on the images left out. So these figures rate the procedure of searching and training, "
+            "and no single configuration or network"
         )
     return f"{seeds} on {metric.images:,} test images"
 

@@ -16,10 +16,14 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from pipeline.errors import UserError
+from pipeline.files.atomic import write_whole
 from pipeline.files.locks import locked
 
 LOOKS = "looks.jsonl"
 READS = "test_reads.jsonl"
+COMPARISON_LOOK = "look.json"
+"""File of a comparison of methods, from which their evaluations take the number that all of them share."""
 WAIT_S = 60.0
 
 
@@ -76,28 +80,60 @@ def hash_networks(networks: Collection[str]) -> str:
     return hashlib.sha256(json.dumps(sorted(set(networks))).encode()).hexdigest()
 
 
-def warn_of_look(number: int) -> str:
+def write_comparison_look(folder: Path, number: int) -> None:
+    """Writes the number of the look at which the networks of several methods are tested together.
+
+    Args:
+        folder: Folder of the comparison.
+        number: Number of the look, from 1.
+    """
+    write_whole(folder / COMPARISON_LOOK, json.dumps({"look": number}) + "\n")
+
+
+def read_comparison_look(folder: Path) -> int:
+    """Returns the number that `write_comparison_look` has written.
+
+    Args:
+        folder: Folder of the comparison.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read.
+    """
+    path = folder / COMPARISON_LOOK
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["look"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Repeat `sar-search compare --run`.") from None
+
+
+def warn_of_look(number: int, first: int | None = None) -> str:
     """Returns the warning that precedes a verdict or the gate's outcome; "" at the first look.
 
     Args:
         number: Number of the look, from 1.
+        first: Number of the look at which the same networks were first tested; None if that is `number`.
     """
     if number < 2:
         return ""
     return (
-        f"Look {number}: other networks were tested on these images before. The more often that happens, the likelier "
-        "is a chance result, so the levels given here are too favourable. New test images give a first look; several "
-        "methods are tested in one look by `sar-search compare --run` (docs/trust.md)."
+        f"Look {number}{_first_tested(first)}: other networks were tested on these images before. The more often that "
+        "happens, the likelier is a chance result, so the levels given here are too favourable. New test images give a "
+        "first look; several methods are tested in one look by `sar-search compare --run` (docs/trust.md)."
     )
 
 
-def describe_look(number: int) -> str:
+def describe_look(number: int, first: int | None = None) -> str:
     """Returns a sentence with the number of the look.
 
     Args:
         number: Number of the look, from 1.
+        first: Number of the look at which the same networks were first tested; None if that is `number`.
     """
-    return f"This is look {number} at these test images."
+    return f"This is look {number} at these test images{_first_tested(first)}."
+
+
+def _first_tested(first: int | None) -> str:
+    return "" if first is None else f" (these networks were first tested at look {first})"
 
 
 def _read_looks(path: Path, data_hash: str) -> Iterator[tuple[int, frozenset[str]]]:

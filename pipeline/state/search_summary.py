@@ -3,9 +3,10 @@
 import time
 from pathlib import Path
 
-from pipeline.artifacts.search_result import SearchSummary
+from pipeline.artifacts.search_result import ALARM, SearchSummary
 from pipeline.compute.usage_summary import describe_usage
-from pipeline.console.format import STATE_WORDS, format_count, format_duration, wrap_text
+from pipeline.config import Values
+from pipeline.console.format import STATE_WORDS, config_name, format_count, format_duration, wrap_text
 from pipeline.errors import list_first
 from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.state.earlier_searches import earlier_search_of
@@ -14,6 +15,7 @@ from pipeline.tune.budget import HOUR
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
+from pipeline.tune.requested import surplus_runs
 from pipeline.tune.run_counts import budget_epochs, max_runs
 from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
@@ -21,7 +23,7 @@ from pipeline.tune.task import SearchTask
 SHOWN = 6
 
 
-def describe_start(task: SearchTask, searches: Path) -> str:
+def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, nothing_left: bool = False) -> str:
     """Returns a sentence that says whether a search is new or resumed.
 
     For a new search, the sentence names its differences from the search before it. For a resumed search, it gives its
@@ -30,6 +32,9 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     Args:
         task: Search that is about to start.
         searches: Folder that contains all searches.
+        compared: Whether it is the search of a method of a comparison. The one before it is then another method's, and
+            the differences say nothing.
+        nothing_left: Whether a search that has begun is known to have nothing left to train.
 
     Raises:
         UserError: the journal cannot be read.
@@ -44,9 +49,14 @@ def describe_start(task: SearchTask, searches: Path) -> str:
         paused = sum(trial.paused for trial in history.trials.values())
         budget = budget_epochs(task.params)
         spent = sum(trial.trained_epochs for trial in history.trials.values())
+        if budget is not None and spent >= budget and surplus_runs(history.trials, task.params, task.space):
+            return (
+                f"{name}: was begun with a larger budget; {spent} epochs are spent, {budget} are allowed now, so no "
+                "further trial is trained"
+            )
         of = "" if budget is None else f"; {spent} of {budget} epochs spent"
         return (
-            f"{name}: {_describe_runner(read_search(task.folder)) or 'goes on'}{of}"
+            f"{name}: {_describe_runner(read_search(task.folder)) or ('has ended' if nothing_left else 'goes on')}{of}"
             f"; {ended} of at most {total} runs have ended"
             + (f", {paused} are paused" if paused else "")
             + (f", {failed} of them failed" if failed else "")
@@ -57,7 +67,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
             f"{name}: new; search {earlier.name[:8]} of the same parameters was begun by an earlier version and cannot "
             "be resumed; it stays as it is"
         )
-    if part and part != ALL_IMAGES:
+    if compared or (part and part != ALL_IMAGES):
         return f"{name}: new"
     before = next((kept for kept in find_searches(searches).searches if kept.folder != task.folder), None)
     if before is None:
@@ -128,10 +138,7 @@ def _describe_runs(summary: SearchSummary, planned: int) -> str:
     runs += [format_count(len(summary.controls), "control")] if summary.controls else []
     runs += [format_count(summary.confirmations, "confirmation")]
     epochs, saved = summary.epochs, summary.epochs.saved_by_stopping
-    said = f"{', '.join(runs)}; "
-    said += (
-        format_count(epochs.spent, "epoch") if epochs.budget is None else f"{epochs.spent} of {epochs.budget} epochs"
-    )
+    said = f"{', '.join(runs)}; {_describe_epochs(summary)}"
     said += f", {saved} saved by stopping early" if saved else ""
     missing = planned - summary.confirmations
     if epochs.budget is not None and epochs.spent < epochs.budget and missing > 0 and not summary.stopped_by:
@@ -162,6 +169,31 @@ def _describe_controls(summary: SearchSummary) -> list[str]:
     }
     shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
     return [_line("", f"{first} of the controls, measured alike: {', '.join(shown)}")] if shown else []
+
+
+def describe_fold_summary(summary: SearchSummary, values: Values, part: str, folder: str) -> str:
+    """Returns a line about the search outside of a fold that has ended, and a line for each alarm about its health.
+
+    Args:
+        summary: Summary of the search.
+        values: The chosen configuration.
+        part: The fold, in words.
+        folder: Folder with its results, where summary.json has what the line leaves out.
+    """
+    best, first = summary.best, summary.objective
+    value = best.value(first) if best.further_mean is None else best.further_mean
+    lines = [
+        f"{part}: best {best.trial}, {first} {value:.4f}, {config_name(values)}; "
+        f"{format_count(sum(summary.trials.values()), 'trial')}, {_describe_epochs(summary)}, "
+        f"{format_duration(3600 * summary.spent.hours)} -> {folder}"
+    ]
+    alarms = [found for found in summary.health or () if found.kind == ALARM]
+    return "\n".join(lines + [_line("health", line) for line in describe_findings(alarms) if alarms])
+
+
+def _describe_epochs(summary: SearchSummary) -> str:
+    spent, budget = summary.epochs.spent, summary.epochs.budget
+    return format_count(spent, "epoch") if budget is None else f"{spent} of {budget} epochs"
 
 
 def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:

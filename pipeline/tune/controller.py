@@ -32,7 +32,7 @@ from pipeline.tune.journal.records import (
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
-from pipeline.tune.requested import RequestedRuns
+from pipeline.tune.requested import RequestedRuns, surplus_runs
 from pipeline.tune.run_counts import max_confirmation_runs, max_trials, study_allowance
 from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.search_limits import SearchLimits, pending_epochs
@@ -92,7 +92,17 @@ class SearchController:
         }
         self._requested = RequestedRuns(params, space, journal, self.studies)
         best = self._trials[METHOD].best
-        self._limits = SearchLimits(params, space, journal.history, best=best, gpus=gpus, max_concurrent=max_concurrent)
+        # A lowered budget is spent by what it no longer asks for too, or the search would go on beyond it.
+        surplus = sum(record.trained_epochs for record in surplus_runs(journal.trials, params, space))
+        self._limits = SearchLimits(
+            params,
+            space,
+            journal.history,
+            best=best,
+            gpus=gpus,
+            max_concurrent=max_concurrent,
+            surplus=surplus // len(self.studies),
+        )
         self.stopped: str | None = None
         self.stack_sizes = StackSizes(params, gpus=gpus, slots=max_concurrent)
         self.folder = folder

@@ -1,14 +1,36 @@
 """Runs that the current parameters ask for: those in a search's journal, and further ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pipeline.config import Params
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import CONFIRMATION, CONTROL, CONTROL_STUDY, METHOD, TrialRecord
+from pipeline.tune.journal.records import CONFIRMATION, CONTROL, CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.run_counts import control_seeds, max_trials
 from pipeline.tune.selection.candidates import choice_rule, select_candidates
-from pipeline.tune.selection.confirm import confirmation_runs
+from pipeline.tune.selection.confirm import FIRST_SEED, confirmation_runs
 from pipeline.tune.space import SearchSpace
+
+
+def surplus_runs(trials: Mapping[str, TrialRecord], params: Params, space: SearchSpace) -> list[TrialRecord]:
+    """Returns the runs of a search for which the current parameters cannot ask.
+
+    They come from an earlier session with a larger budget or more seeds. Their epochs are spent nevertheless.
+
+    Args:
+        trials: All runs of the search by their ids.
+        params: All parameters.
+        space: The search space.
+    """
+    most, seeds = max_trials(params, space), control_seeds(params, space)
+
+    def is_surplus(record: TrialRecord) -> bool:
+        if record.role == CONFIRMATION:
+            of, number = trials.get(record.of or ""), (record.seed or 0) - params.base.seed - FIRST_SEED
+            too_many = number > seeds.get(record.of or "", params.search.confirm.seeds)
+            return too_many or (of is not None and is_surplus(of))
+        return record.role == TRIAL and (record.number or 0) >= most
+
+    return [record for record in trials.values() if is_surplus(record)]
 
 
 class RequestedRuns:

@@ -21,6 +21,7 @@ class SearchLimits:
         best: Best trial so far of the method's study.
         gpus: GPUs of one trial; may be a fraction.
         max_concurrent: Number of trials at the same time.
+        surplus: Epochs of each study's share that runs took for which the parameters no longer ask.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class SearchLimits:
         best: BestSoFar,
         gpus: float,
         max_concurrent: int,
+        surplus: int = 0,
     ) -> None:
+        self._surplus = surplus
         self._epochs, self._history, self._best = params.train.epochs, history, best
         self._gpus, self._max_concurrent = gpus, max_concurrent
         self._budget = budget = Budget(
@@ -70,10 +73,11 @@ class SearchLimits:
         state = self._state(step.further, pending=pending, reserved=reserve + others, runs=runs)
         if (reason := exhausted_limit(self._budget, state)) is not None:
             return reason
-        if trials.allowance.fits(step.further + reserve):
+        if trials.allowance.fits(step.further + reserve + self._surplus):
             return None
         most = (self._budget.full_trainings or 0.0) * self._epochs
-        return f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent; {TOO_LITTLE}"
+        spent = f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent"
+        return spent if self._history.epochs >= most else f"{spent}; {TOO_LITTLE}"
 
     def refuse_epochs(self, further: int, *, pending: int) -> str | None:
         """Returns why epochs that the budget has reserved may not be trained after all; None if they may.

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from support.partial_results import filled_content
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.commands.check import run_check, unknown_words
+from pipeline.commands.compare_run import Answer, check_methods
 from pipeline.commands.train import train_once
+from pipeline.compared import compared_plans
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.files.file_stats import hash_file
@@ -32,6 +34,7 @@ from pipeline.preflight.up_to_date import FinishedSearch, finished_search, stage
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
 from pipeline.stages.split import __main__ as split
+from pipeline.state.search_summary import describe_start
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.tune.journal.image_scores import pack_scores, read_scores
 from pipeline.tune.journal.journal import Journal
@@ -45,6 +48,7 @@ from pipeline.tune.journal.records import (
     TrialRecord,
     read_history,
 )
+from pipeline.tune.requested import surplus_runs
 from pipeline.tune.run_counts import max_runs
 from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.task import SearchTask
@@ -108,8 +112,17 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     plan = make_plan(workspace)
     name, runs = plan.task().folder.name[:8], max_runs(plan.params, plan.space)
     assert f"search {name}: new" in told(workspace, measured=False)
+    other = workspace.searches / "other"
+    with Journal(other / JOURNAL, {"fingerprint": "other", "content": {"space": {}}}) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+    compared = describe_start(plan.task(), workspace.searches, compared=True)
+    assert compared == f"search {name}: new"  # of another method's search, differences say nothing
+    assert describe_start(plan.task(), workspace.searches).startswith(f"{compared}; changed since search other: ")
+    shutil.rmtree(other)
     task = begun(workspace, by_other_code=False)
     assert f"search {name}: goes on; 0 of at most {runs} runs have ended" in told(workspace, measured=False)
+    over = describe_start(task, workspace.searches, nothing_left=True)
+    assert over.startswith(f"search {name}: has ended; 0 of at most {runs} runs have ended")
     with Journal(task.folder / JOURNAL, task.header):
         said = told(workspace, measured=False)
         assert f"search {name}: is running now, by process {os.getpid()}; 0 of at most {runs} runs have ended" in said
@@ -250,6 +263,73 @@ def test_what_is_left_of_a_budget_is_what_has_not_been_spent(workspace: Workspac
     assert (left(stopped, paused).trials, left(stopped).trials, left(stopped).trial_epochs) == (1, 1, 2)
     stopped.epochs = {63: {}}
     assert left(stopped).trials == 0
+
+
+def test_search_with_a_larger_budget_than_now_is_told_and_trains_nothing_more(workspace: Workspace) -> None:
+    by_epochs = {"search.trials": None, "search.budget.full_trainings": 4, "search.confirm.seeds": 0, "train.epochs": 8}
+    set_parameters(workspace.params, by_epochs)
+    plan = make_plan(workspace)
+    task = plan.task()
+    with Journal(task.folder / JOURNAL, task.header) as journal:
+        for name, role, of in (
+            ("baseline", CONTROL, None),
+            ("paper", CONTROL, None),
+            ("t0000", TRIAL, None),
+            ("baseline-seed1001", CONFIRMATION, "baseline"),
+        ):
+            seed = 1001 if of else None
+            journal.start(TrialRecord(name, 0 if role == TRIAL else None, {}, role=role, of=of, seed=seed))
+            for epoch in range(1, 9):
+                journal.report(name, epoch, {"val/accuracy": 0.5, "seconds": 1.0})
+            journal.end(name, "complete")
+    said = told(workspace)
+    assert (
+        f"search {task.folder.name[:8]}: was begun with a larger budget; 32 epochs are spent, 32 are allowed now, so no "
+        "further trial is trained\n" in said
+    )
+    assert said.endswith("expected  nothing of the search: all of its runs have ended")
+    history = read_history(task.folder / JOURNAL)
+    assert [run.id for run in surplus_runs(history.trials, plan.params, plan.space)] == ["baseline-seed1001"]
+    assert remaining_work(plan, history).full_runs == 0
+    # Where its confirmation is asked for, another one of the candidate's is to come, whatever the budget has left.
+    asked = replace(plan, params=plan.params.with_values({"search.confirm.seeds": 1}, where=""))
+    assert not surplus_runs(history.trials, asked.params, asked.space)
+
+
+def test_plan_of_a_comparison_has_one_table_of_power_and_a_line_for_each_search(workspace: Workspace) -> None:
+    def plan_told(**changed: Any) -> str:
+        if changed:
+            set_parameters(workspace.params, {name.replace("__", "."): value for name, value in changed.items()})
+        return "\n".join(check_methods(workspace, "sar,tv", Answer(), measured=False))
+
+    said = plan_told()
+    assert said.count("power     ") == 1
+    # Two methods, by accuracy and by attention: the digits have masks.
+    assert "the chance to show at 98.75 % that accuracy" in said
+    assert "for each of 4 comparisons (every method with the control, by accuracy and by attention)" in " ".join(
+        said.split()
+    )
+    assert re.search(r"^sar {7}\d trials? over regularizer\.spatial_entropy\.weight", said, re.M)
+    assert re.search(r"^tv {8}\d trials? over regularizer\.total_variation\.weight", said, re.M)
+    assert said.count("retrain ") == 1
+    assert "<- retrain.seeds" in plan_told(retrain__seeds="auto")
+
+
+def test_plan_of_a_comparison_says_which_search_has_nothing_to_train(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(workspace)
+    task = plan.task()
+    with Journal(task.folder / JOURNAL, task.header) as journal:
+        for number in range(max_runs(plan.params, plan.space)):
+            role = TRIAL if number < plan.params.search.trials else CONTROL
+            journal.start(TrialRecord(f"r{number}", number, {}, role=role))
+            journal.end(f"r{number}", "complete")
+    monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(compared_plans, "estimate_searches", lambda *_, **__: QUICK)
+    said = "\n".join(check_methods(workspace, "sar,tv", Answer()))
+    assert f"sar       nothing to train: search {task.folder.name[:8]} has ended\n" in said
+    assert "tv        1 to 2 minutes for the search\n" in said
 
 
 def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(

@@ -72,7 +72,10 @@ def keep(
 def test_each_search_is_compared_with_its_control_and_corrected_for_their_number(workspace: Workspace) -> None:
     tables = [keep(workspace, letter, gain) for letter, gain in (("a", 0.2), ("b", 0.03), ("c", 0.0))]
     lines = list(describe_comparison(workspace))
-    assert lines[0].split()[:3] == ["search", "method", "configuration"]
+    assert lines[0].split()[:3] == ["search", "seeds", "accuracy"]
+    assert lines[5].split() == ["search", "method", "configuration"]
+    assert "aaaaaaaa  method a  weight=0.1" in lines[6:9]
+    assert all(len(line) <= 120 for line in lines[:10])
     rows = {line.split()[0]: line for line in lines[1:4]}
     assert set(rows) == {"aaaaaaaa", "bbbbbbbb", "cccccccc"}
     plain = [compare_arms(*pair) for pair in tables]
@@ -95,6 +98,32 @@ def test_each_search_is_compared_with_its_control_and_corrected_for_their_number
     )
     assert any("family of 3 comparisons: p corrected by Holm" in line for line in lines)
     assert not any("controls differ" in line for line in lines)
+
+
+def test_two_seeds_give_no_impossible_interval_and_say_what_to_raise(workspace: Workspace) -> None:
+    # With one seed the best arm is right on all images, with the other one on none.
+    apart = np.repeat([[True], [False]], IMAGES, axis=1)
+    summary: dict[str, Any] = {
+        "fingerprint": "a" * 64,
+        "method": "m",
+        "control": "baseline",
+        "data_hash": "d",
+        "look": 1,
+    }
+    store_evaluation(
+        workspace.state,
+        filled(Evaluation, **summary, metric_hash=""),
+        filled(Retraining, setting="weight=0.1", against="plain"),
+        ids=np.arange(IMAGES),
+        labels=np.zeros(IMAGES, dtype=np.int64),
+        best=apart,
+        control=table(0.7, 1, 2),
+        seeds={"best": [1, 2], "baseline": [1, 2]},
+    )
+    row = next(line for line in describe_comparison(workspace) if line.startswith("aaaaaaaa"))
+    assert table(0.7, 1, 2).mean() == 0.68375
+    assert "-68.38 to +31.63" in row
+    assert row.endswith("not enough data (raise retrain.seeds)")
 
 
 def test_what_a_control_is_is_said_where_it_is_not_the_same(workspace: Workspace) -> None:
@@ -231,7 +260,7 @@ def test_another_metric_is_compared_by_its_pseudo_values(workspace: Workspace) -
     keep(workspace, "c", 0.2)  # by accuracy
     set_parameters(workspace.params, {"evaluate.metric": "log_loss"})
     lines = list(describe_comparison(workspace))
-    assert lines[0].split()[4:6] == ["log", "loss"]
+    assert lines[0].split()[2:4] == ["log", "loss"]
     rows = {line.split()[0]: line for line in lines[1:3]}
     for letter, table_of in tables.items():
         comparison = compare_scores(table_of["best"], table_of["control"])
@@ -272,7 +301,7 @@ def test_evaluations_in_folds_are_compared_fold_by_fold_and_with_the_same_folds_
     np.testing.assert_array_equal(kept.folds, folds)
     lines = list(describe_comparison(workspace, ["a", "b"]))
     alone = compare_arms(best, control, confidence=1 - 0.05 / 2, folds=folds)
-    (row,) = [line for line in lines if line.startswith("aaaaaaaa")]
+    row, _ = [line for line in lines if line.startswith("aaaaaaaa")]
     assert f"{100 * (alone.low or 0):+.2f} to {100 * (alone.high or 0):+.2f}" in row
     keep(workspace, "c", 0.1)
     keep_folded("d", (np.arange(IMAGES) + 1) % 5)

@@ -33,7 +33,7 @@ def describe(root: Path, **evaluation: Any) -> list[str]:
         "register/registered.json": "{}",
         "search/summary.json": json.dumps(filled_content(SearchSummary, {"against": "baseline"})),
         "search/best.yaml": json.dumps(
-            {"fingerprint": "f", "trial": "t0000", "best": {}, "controls": {"baseline": {}}}
+            {"fingerprint": "f", "trial": "t0000", "best": {"train.lr": 0.01}, "controls": {"baseline": {}}}
         ),
     }
     for name, text in files.items():
@@ -89,9 +89,13 @@ def test_folds_are_told_one_by_one_with_what_the_registered_network_is(tmp_path:
     lines = describe(tmp_path, look=1, folds=rows, holdout=None)
     assert "fold 1     +1.2 points (interval -1.0 to +3.4 points)    weight=0.1" in lines
     assert "fold 2     -0.3 points    weight=0.4" in lines
-    assert "every one of which the registered network has seen." in " ".join(lines)
+    assert lines[2] == "best of each fold     test accuracy 0.9738 +- 0.0061 over 3 seeds"
+    assert lines[3] == "baseline of each fold test accuracy 0.9738 +- 0.0061 over 3 seeds"
+    assert "registered lr=0.01" in lines  # the one line with the configuration of the search on all images
+    assert sum("lr=0.01" in line for line in lines) == 1
+    assert "was trained on all images, so none is left to test it." in " ".join(lines)
     lines = describe(tmp_path, look=1, folds=rows, holdout={"images": 90, "accuracy": 0.9556})
-    assert "on 90 images kept apart, the registered network has 0.9556." in " ".join(lines)
+    assert "its accuracy on the 90 images kept apart is 0.9556." in " ".join(lines)
 
 
 def test_probe_stands_beside_the_arms_with_what_it_is(tmp_path: Path) -> None:

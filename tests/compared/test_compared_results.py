@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.comparisons import comparison
 from support.partial_results import filled_content
 
 from pipeline.artifacts.best_config import BestConfig
-from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.evaluation import Evaluation, Location
 from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compared.compared_results import (
@@ -40,14 +41,14 @@ def areas(mean: float, seed: int) -> Any:
     return mean + 0.05 * np.random.default_rng(seed).standard_normal((SEEDS, IMAGES))
 
 
-def leave(folder: Path, name: str, gain: float, area: float | None, *, look: int = 1) -> Workspace:
-    """What the stages of a method leave, as far as it is read."""
+def leave(folder: Path, name: str, gain: float, area: float | None, *, look: int = 1, **further: Any) -> Workspace:
+    """What the stages of a method leave, as far as it is read. further: further fields of its evaluation."""
     own = Workspace(folder, folder, folder / name)
-    comparison = compare_arms(table(0.7 + gain, len(name)), table(0.7, 99))
+    compared = compare_arms(table(0.7 + gain, len(name)), table(0.7, 99))
     attention = None if area is None else compare_scores(areas(0.6 + area, len(name)), areas(0.6, 99))
     evaluation = {
         "fingerprint": FINGERPRINT,
-        "comparison": asdict(comparison),
+        "comparison": asdict(compared),
         "attention_comparison": None if attention is None else asdict(attention),
         "control": "baseline",
         "metric": ACCURACY_WORDS.content(),
@@ -56,6 +57,7 @@ def leave(folder: Path, name: str, gain: float, area: float | None, *, look: int
         "networks": "n",
         "test_images": IMAGES,
         "data_hash": "d",
+        **further,
     }
     retrained = {"setting": "weight=0.1", "against": "baseline, with the recipe", "seconds": 3.0}
     summary = {"epochs": {"spent": 20}, "spent": {"hours": 0.5}}
@@ -93,7 +95,7 @@ def test_the_answer_names_what_helps_what_harms_and_what_is_not_known(tmp_path: 
     assert "ccc lowers accuracy (-" in answer
     assert "bb differs from the control by less than 1 point" in answer
     assert "a and ccc attend to the object better (AUROC +.10, +.10)" in answer
-    assert "Of bb better attention is not shown" in answer
+    assert "bb is not shown to attend to the object better than the control." in answer
     assert warn_of_looks(found) == ""
 
 
@@ -104,6 +106,51 @@ def test_without_masks_nothing_is_said_of_attention_and_no_method_is_made_to_hel
     assert "No method is shown to raise accuracy." in answer
     assert "AUROC" not in answer + " ".join(describe_family(found))
     assert "Look 2: " in warn_of_looks(found)
+
+
+def test_two_seeds_give_no_impossible_interval_and_say_what_to_raise(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"freedom": 1.0, "seeds": (2, 2), "images_error": 0.01}
+    of_accuracy, of_attention = comparison(0.0, 0.1, control=0.5, **few), comparison(0.005, 0.018, control=0.61, **few)
+    further = {"comparison": asdict(of_accuracy), "attention_comparison": asdict(of_attention)}
+    own = {name: leave(tmp_path, name, 0.0, 0.0, **further) for name in ("a", "bb")}
+    found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
+    answer = " ".join(describe_answer(found))
+    assert (
+        "For a and bb there is not enough data to tell. 2 seeds are too few for a useful interval of accuracy: raise "
+        "retrain.seeds." in answer
+    )
+    assert "Neither a nor bb is shown to attend to the object better than the control." in answer
+    assert "2 seeds are too few for a useful interval of AUROC of attention" in answer
+    assert "+0.005 (-0.610 to +0.390)" in "\n".join(describe_compared(found, result_rows(found)))
+
+
+@pytest.mark.parametrize(
+    ("centre", "said"),
+    [
+        (0.85, "an AUROC of .85, more than the attention of any method and of the control."),
+        (0.55, "an AUROC of .55, less than the attention of every method and of the control."),
+        (0.65, "an AUROC of .65; only the attention of a has more."),
+    ],
+)
+def test_a_gaussian_in_the_centre_is_beside_the_methods(tmp_path: Path, centre: float, said: str) -> None:
+    baselines = {"centre": filled_content(Location, {"auroc": centre})}
+    own = {name: leave(tmp_path, name, 0.0, area, baselines=baselines) for name, area in (("a", 0.1), ("bb", 0.0))}
+    found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
+    assert said in " ".join(describe_answer(found))
+    *_, row = rows = result_rows(found)
+    assert (row["method"], row["value"], row["auroc"]) == ("Gaussian in the centre", None, centre)
+    lines = "\n".join(describe_compared(found, rows)).splitlines()
+    assert sum("Gaussian in the centre  " in line for line in lines) == 1  # in the table of attention alone
+    assert found.content()["centred_attention"] == centre
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_all_methods_of_a_comparison_share_its_look_and_earlier_ones_are_named(tmp_path: Path) -> None:
+    own = {"a": leave(tmp_path, "a", 0.0, None, look=3, first_look=1), "bb": leave(tmp_path, "bb", 0.0, None, look=3)}
+    found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
+    assert warn_of_looks(found) == (
+        "This is look 3 at these test images, so no error rate holds. First tested before: a at look 1."
+    )
 
 
 def test_the_probe_is_a_row_outside_of_the_family_and_the_control_is_told_beside_it(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def page(words: MetricWords = ACCURACY_WORDS, *, masks: bool = True, interval: b
     control |= {"value": 0.9, "auroc": 0.6 if masks else None, "epochs": None, "seconds": None, "report": ""}
     control |= {"difference": None, "attention": None}
     probe = control | {"method": "probe", "control": False, "value": 0.777, "auroc": None, "seeds": ""}
+    centre = probe | {"method": "Gaussian in the centre", "value": None, "auroc": 0.852}
     low, high = (-0.004, 0.031) if interval else (None, None)
     area = {"difference": 0.21, "low": 0.15, "high": 0.27, "p": 0.0004} if masks else None
     row = control | {"method": "s<a>r", "control": False, "value": 0.913, "difference": 0.013, "low": low, "high": high}
@@ -29,7 +30,7 @@ def page(words: MetricWords = ACCURACY_WORDS, *, masks: bool = True, interval: b
             title="digits: which method helps?",
             answer=["No method is shown to raise accuracy."],
             metric=words,
-            rows=[control, row, probe],
+            rows=[control, row, probe, *([centre] if masks else [])],
             difference=figure,
             attention_difference=figure if masks else None,
             how=["One family of 2 comparisons."],
@@ -54,6 +55,8 @@ def test_the_page_has_answer_table_figures_and_cost_and_needs_nothing_else() -> 
         "One family of 2 comparisons.",
     ):
         assert said in text, said
+    assert text.count("Gaussian in the centre</th>") == 1  # in the table of attention, not in that of accuracy
+    assert "0.852" in text
     assert text.count('src="data:image/png') == 2
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
 

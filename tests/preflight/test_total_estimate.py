@@ -16,7 +16,7 @@ from pipeline.preflight import total_estimate as module
 from pipeline.preflight.estimate import START_S, Estimate, RemainingWork, estimate, remaining_work, retraining_seconds
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import role_sizes
-from pipeline.preflight.total_estimate import describe_estimates, estimate_searches
+from pipeline.preflight.total_estimate import BETWEEN_S, describe_estimates, estimate_searches
 from pipeline.preflight.validate import check_splits, check_warm_start
 from pipeline.tune.journal.records import SearchHistory
 from pipeline.tune.task import Resources
@@ -62,7 +62,9 @@ def test_searches_are_added_up_and_their_retraining_is_of_every_fold(
     works = [remaining_work(plan, SearchHistory()) for plan in plans]
     found = estimate_searches(plans, list(zip(plans, works, strict=True)))
     alone = [estimate(plan, COST, work) for plan, work in zip(plans, works, strict=True)]
-    assert found.seconds == pytest.approx(tuple(sum(each.seconds[end] for each in alone) for end in (0, 1)))
+    expected = [sum(each.seconds[end] for each in alone) + 5 * BETWEEN_S[end] for end in (0, 1)]
+    assert found.seconds == pytest.approx(tuple(expected))
+    assert estimate_one(plans[0], works[0]).seconds == alone[0].seconds  # nothing lies between one search and none
     assert alone[1].seconds < alone[0].seconds
     assert found.searches == 6
     assert found.retraining == retraining_seconds(plans[0], COST)

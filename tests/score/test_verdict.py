@@ -144,7 +144,27 @@ def test_margins_are_named_as_they_are() -> None:
 def test_verdict_of_folds_is_of_the_procedure() -> None:
     found = replace(comparison(-0.001, 0.0022), folds=5)
     assert say(found, BETTER)[-1] == (
-        "SAR is compared with its control (baseline, with the recipe of params.yaml): searching and training on 4/5 of these 360 images, 5 "
-        "times over, 5 seeds each on the images left out. This is of the procedure, by these 5 searches, and not of one "
-        "configuration or network."
+        "SAR is compared with its control (baseline, with the recipe of params.yaml): 5 searches with retraining, each on "
+        "4/5 of these 360 images, 5 seeds each, tested on the images left out. So these figures rate the procedure of "
+        "searching and training, and no single configuration or network."
     )
+
+
+def test_two_seeds_give_no_impossible_interval_but_advice() -> None:
+    few = {"freedom": 1.0, "seeds": (2, 2)}
+    attention = comparison(0.29, 0.0698, images_error=0.01, control=0.62, **few)
+    found = say(comparison(0.01, 0.1, images_error=0.01, control=0.5, **few), attention)
+    assert found[:3] == [
+        "Accuracy: not enough data to tell whether more than 1 point is lost (+1.0, 97.5 % interval -50.0 to +50.0).",
+        "2 seeds are too few for a useful interval of accuracy: raise retrain.seeds.",
+        "Attention is not shown to find the object better: AUROC .91 against .62 (+.29, 97.5 % interval -.62 to +.38; a "
+        "Gaussian in the centre: .77). 2 seeds are too few for a useful interval of AUROC of attention: raise "
+        "retrain.seeds.",
+    ]
+
+
+def test_images_and_unbounded_metrics_are_not_taken_for_a_lack_of_seeds() -> None:
+    wide = comparison(0.01, 0.2, images_error=0.2, control=0.5, freedom=9.0, images=10)
+    assert "where a difference of" in say(wide, BETTER)[0]
+    losses = comparison(-0.01, 0.4, images_error=0.01, control=0.1, freedom=1.0, seeds=(2, 2))
+    assert "interval -5.092 to +5.072" in say(comparison(0.0, 0.001), log_loss=losses)[1]

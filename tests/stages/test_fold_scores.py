@@ -150,8 +150,9 @@ def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evalu
     assert summary["test_images"] == COUNT
     assert summary["arms"]["best"]["seeds"] == [5, 6]
     assert (
-        "SAR is compared with its control (the baseline): searching and training on 2/3 of these 60 images, 3 times over, 2 seeds each on the "
-        "images left out. This is of the procedure, by these 3 searches, and not of one configuration or network."
+        "SAR is compared with its control (the baseline): 3 searches with retraining, each on 2/3 of these 60 images, 2 "
+        "seeds each, tested on the images left out. So these figures rate the procedure of searching and training, and no "
+        "single configuration or network."
     ) in summary["verdict"]
     assert summary["variance_parts"]["folds"] == 3
     assert [endpoint["name"] for endpoint in summary["endpoints"]][1] == "attention_auroc"
@@ -195,4 +196,4 @@ def test_another_metric_is_compared_in_folds(evaluated: Any, name: str) -> None:
     assert summary["comparison"]["difference"] == pytest.approx(values["best"] - values["plain"], rel=1e-9)
     assert summary["comparison"]["folds"] == FOLDS
     assert summary["comparison"]["low"] is not None
-    assert "3 times over" in summary["verdict"]
+    assert "3 searches with retraining, each on 2/3" in summary["verdict"]

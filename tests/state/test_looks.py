@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
+from pipeline.errors import UserError
+from pipeline.stages.evaluate.__main__ import _shared_look
+from pipeline.state.looks import (
+    describe_look,
+    hash_networks,
+    read_comparison_look,
+    record_look,
+    warn_of_look,
+    write_comparison_look,
+)
+from pipeline.workspace import Workspace
 
 
 def look(state: Path, networks: Collection[str], data_hash: str = "d", **prior: int | None) -> int:
@@ -130,3 +140,22 @@ def test_from_the_second_look_on_it_is_said_that_no_error_rate_holds() -> None:
     assert warn_of_look(2).startswith("Look 2: other networks were tested on these images before. ")
     assert "New test images give a first look; " in warn_of_look(2)
     assert describe_look(1) == "This is look 1 at these test images."
+
+
+def test_networks_of_a_comparison_have_its_look_and_name_their_first(tmp_path: Path) -> None:
+    assert warn_of_look(3, 1) == (
+        "Look 3 at these test images (these networks were first tested at look 1): no error rate holds."
+    )
+    assert describe_look(3, 1) == ("This is look 3 at these test images (these networks were first tested at look 1).")
+    with pytest.raises(UserError, match=r"look\.json: cannot be read .*Repeat `sar-search compare --run`"):
+        read_comparison_look(tmp_path)
+    write_comparison_look(tmp_path, 3)
+    assert read_comparison_look(tmp_path) == 3
+
+
+def test_evaluation_of_a_method_has_the_look_of_its_comparison(tmp_path: Path) -> None:
+    alone, method = Workspace(tmp_path, tmp_path), Workspace(tmp_path, tmp_path, tmp_path / "compare" / "sar")
+    assert _shared_look(alone, 1) == (1, None)
+    write_comparison_look(tmp_path / "compare", 3)
+    assert _shared_look(method, 1) == (3, 1)
+    assert _shared_look(method, 3) == (3, None)

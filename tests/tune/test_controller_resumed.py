@@ -135,6 +135,35 @@ def test_confirmation_may_be_extended_or_cut_back(tmp_path: Path, first: dict[st
         assert {record.role for record in extended.outcome if record.id in extended.starts} <= {CONFIRMATION}
 
 
+FULL, SEEDS = "search__budget__full_trainings", "search__confirm__seeds"
+
+
+@pytest.mark.parametrize(("first", "then"), [(8.0, 4.0), (8.0, 5.0), (9.0, 5.0)])
+def test_lowered_budget_that_is_spent_trains_nothing_more(tmp_path: Path, first: float, then: float) -> None:
+    search = Search(tmp_path, {"search.trials": None}, WIDE)
+    search.run(**{FULL: first})
+    spent = read_history(search.journal).epochs
+    assert spent > 4 * then
+    search.run(**{FULL: then, SEEDS: 0})
+    assert (search.left, search.starts) == (0, [])
+    assert search.stopped == f"search.budget.full_trainings: {spent} of {4 * then:g} epochs spent"
+    assert all(record.state is not None for record in search.outcome)
+    assert not [record for record in search.outcome if record.role == CONFIRMATION]
+
+
+def test_lowered_budget_spends_what_it_leaves_and_no_more(tmp_path: Path) -> None:
+    search = Search(tmp_path, {"search.trials": None}, WIDE)
+    search.run(**{FULL: 8.0})
+    assert read_history(search.journal).epochs == 28
+    search.run(**{FULL: 9.0, SEEDS: 0})  # the confirmations that are no longer asked for have been paid from it
+    assert search.starts
+    assert read_history(search.journal).epochs <= 36
+    fewer = Search(tmp_path / "fewer", {"search.trials": None}, WIDE)
+    fewer.run(**{FULL: 14.0})
+    fewer.run(**{FULL: 8.0})
+    assert all("-seed" in name for name in fewer.starts)
+
+
 def test_fewer_trials_than_there_are_start_nothing_but_confirmations(tmp_path: Path) -> None:
     search = Search(tmp_path)
     search.run(search__trials=6, search__scheduler__name="none")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
-from pipeline.state.search_summary import describe_summary
+from pipeline.state.search_summary import describe_fold_summary, describe_summary
 from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
@@ -306,6 +307,9 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
     assert f"health {alarm['seen']} {alarm['advice']}" in " ".join(
         describe_summary(SearchSummary.model_validate(found)).split()
     )
+    of_fold = describe_fold_summary(SearchSummary.model_validate(found), {WEIGHT: 0.1}, "fold 1 of 5", "a/folds/1")
+    assert f"health {alarm['seen']} {alarm['advice']}" in " ".join(of_fold.split())
+    assert "Not examined" not in of_fold
     del found["health"]  # as a version before wrote it
     assert "health" not in describe_summary(SearchSummary.model_validate(found))
 
@@ -331,6 +335,17 @@ def test_end_of_a_search_is_told_in_the_layout_of_the_plan_and_in_plain_words() 
     said = " ".join(describe_summary(SearchSummary.model_validate(found)).split())
     assert "0 saved" not in said
     assert "1 h 30 min of workers' time (stopping early saved 3 min of it)" in said
+
+
+def test_search_of_a_fold_is_told_in_one_line() -> None:
+    task, outcome = searched()
+    found = SearchSummary.model_validate(summary_of(task, outcome))
+    said = describe_fold_summary(found, {WEIGHT: 0.1}, "fold 1 of 5", "results/search/folds/1")
+    assert re.fullmatch(
+        r"fold 1 of 5: best t0\d{3}, val/accuracy 0\.\d{4}, weight=0\.1; \d+ trials, \d+.* epochs, .* -> "
+        r"results/search/folds/1",
+        said,
+    )
 
 
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from pipeline.config import Params
 from pipeline.config.schema.result_sections import is_share
 from pipeline.console.format import format_interval, format_percent, format_points
 
+AUROC_NAME = "auroc"
+"""Name of the one metric from 0 to 1 that is not shown in percent."""
+
 
 @dataclass(frozen=True)
 class MetricWords:
@@ -135,6 +138,14 @@ class MetricWords:
         least = 0.0005 if self.in_points else 0.5 * 10.0 ** -self._places(1)
         return 1 if min(abs(end or 0.0) for end in ends) >= least else 2
 
+    def ask_for_seeds(self, seeds: tuple[int, int]) -> str:
+        """Returns a sentence for an interval that is of no use for lack of seeds.
+
+        Args:
+            seeds: Number of seeds of both arms.
+        """
+        return f"{min(seeds)} seeds are too few for a useful interval of {self.label}: raise retrain.seeds."
+
     def content(self) -> dict[str, Any]:
         """Returns the fields for JSON."""
         return asdict(self)
@@ -145,6 +156,8 @@ class MetricWords:
 
 
 ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points=True)
+ATTENTION_WORDS = MetricWords(AUROC_NAME, "attention_auroc", "AUROC of attention", 0.01)
+"""AUROC of attention, by which arms are compared beside the metric where there are masks."""
 
 
 def accuracy_words(params: Params) -> MetricWords:

@@ -38,7 +38,7 @@ from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds, evaluate_holdout
 from pipeline.stages.evaluate.probe import evaluate_probe, probe_weights
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
-from pipeline.state.looks import describe_look, hash_networks, record_look
+from pipeline.state.looks import describe_look, hash_networks, read_comparison_look, record_look
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.evaluation_run import log_evaluation, log_probe, looks_logged, tested_networks
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -72,6 +72,7 @@ def main(workspace: Workspace) -> None:
         counted=logged.count,
         prior=logged.by_networks.get(network_set),
     )
+    look, first_look = _shared_look(workspace, look)
     runs, folded, kept_apart = [], None, {}
     with CountProgress("networks evaluated") as progress:
         if retrained.folds:
@@ -102,6 +103,7 @@ def main(workspace: Workspace) -> None:
         metric=metric,
         folds=None if folded is None else folded.folds,
         look=look,
+        first_look=first_look,
     )
     further: dict[str, Any] = {}
     if folded is not None:
@@ -115,6 +117,7 @@ def main(workspace: Workspace) -> None:
         fingerprint=retrained.fingerprint,
         data_hash=data_hash,
         look=look,
+        first_look=first_look,
         networks=network_set,
         margin=metric.margin,
         metric_hash=metric_hash(metric.name),
@@ -159,7 +162,22 @@ def main(workspace: Workspace) -> None:
     probed_as = None if found is None else log_probe(store, params, evaluation, found, workspace, tags, used)
     evaluation.with_runs(run_id, probed_as).write(folder)
     if not results_follow():
-        print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look)}")
+        print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look, first_look)}")
+
+
+def _shared_look(workspace: Workspace, recorded: int) -> tuple[int, int | None]:
+    """Returns the look of an evaluation, and the one at which its networks were first tested if that is another.
+
+    The methods of a comparison share its look, at which all of them are judged, whenever each was tested first.
+
+    Args:
+        workspace: The checkout, or one method of a comparison.
+        recorded: Number of the look that is recorded for these networks.
+    """
+    if workspace.own is None:
+        return recorded, None
+    look = read_comparison_look(workspace.own.parent)
+    return look, recorded if recorded != look else None
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ def summarise(
     metric: Metric = ACCURACY,
     folds: Folds | None = None,
     look: int = 1,
+    first_look: int | None = None,
 ) -> Summary:
     """Returns the scores of both arms, the endpoints with their verdict, and attention against masks beside baselines.
 
@@ -162,6 +163,7 @@ def summarise(
         metric: Metric by which the arms are compared.
         folds: Number of each test image's fold, (N,) (`pipeline.stages.evaluate.fold_scores`); None without folds.
         look: Number of this look at the test images; the verdict begins with a warning from the second on.
+        first_look: Number of the look at which these networks were first tested; None if that is `look`.
 
     Raises:
         UserError: The metric has no value on the test images.
@@ -215,7 +217,7 @@ def summarise(
             comparison=comparison,
             attention_comparison=attention,
             endpoints=endpoints,
-            verdict=" ".join(filter(None, [warn_of_look(look), *sentences])),
+            verdict=" ".join(filter(None, [warn_of_look(look, first_look), *sentences])),
             variance_parts=parts,
             ensembles=compare_ensembles(best, other, labels, confidence=confidence, metric=metric),
             attention_differences=compared,

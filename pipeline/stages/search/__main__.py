@@ -13,6 +13,8 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
+from rich.console import Console
+
 from pipeline.artifacts.best_config import FoldSearch, FoldSearches
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.cluster.runtime import shared_ray
@@ -22,7 +24,7 @@ from pipeline.entry import ANNOUNCED, new_lines, run_stage
 from pipeline.figures.pareto import write_pareto_figure
 from pipeline.inputs.guides import guided_configs, train_guides
 from pipeline.inputs.procedure import Part
-from pipeline.preflight.estimate import START_S, describe_seconds
+from pipeline.preflight.estimate import START_S, describe_seconds, remaining_work
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.search_budget import max_epochs
@@ -30,7 +32,7 @@ from pipeline.preflight.total_estimate import describe_rest, estimate_rest
 from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.state.search_summary import describe_start, describe_summary
+from pipeline.state.search_summary import describe_fold_summary, describe_start, describe_summary
 from pipeline.tracking.hooks import notify_on_exit
 from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
@@ -47,24 +49,31 @@ def main(workspace: Workspace) -> None:
     plan = make_plan(workspace)
     plans = plan.parts()
     tasks = [each.task() for each in plans]
+    compared = workspace.own is not None  # then the command has printed one plan of all methods
     histories = [read_history(task.folder / JOURNAL) for task in tasks]
-    _print_new(plan.describe())
-    _print_new("\n".join(describe_start(task, workspace.searches) for task in tasks))
-    expected = estimate_rest(plans, histories, recent=True)
-    _print_new("\n".join(describe_rest(expected, len(plans))))
-    words = ""
+    work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
+    begin = [bool(left.trials + left.full_runs) for left in work]
+    if not compared:
+        _print_new(plan.describe())
+    for task, begins in zip(tasks, begin, strict=True):
+        _print_new(describe_start(task, workspace.searches, compared=compared, nothing_left=not begins))
+    expected, words = estimate_rest(plans, histories, recent=True), ""
+    if not compared:
+        _print_new("\n".join(describe_rest(expected, len(plans))))
     if expected is not None:
-        begins = f"{START_S[0]:.0f} to {START_S[1]:.0f} s, or longer on a busy machine"
-        print(f"starting Ray; the first epochs come when its workers have begun, in {begins}", flush=True)
+        begins_in = f"{START_S[0]:.0f} to {START_S[1]:.0f} s, or longer on a busy machine"
+        print(f"starting Ray; the first epochs come when its workers have begun, in {begins_in}", flush=True)
         # Searches of folds follow each other, each on almost as many images.
         low, high = (seconds / expected.searches for seconds in expected.seconds)
         words = "" if expected.busy else describe_seconds((low, high))
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
     found = []
     with shared_ray() if len(plans) > 1 else nullcontext():
-        for each, task in zip(plans, tasks, strict=True):
-            found.append(_search(each, task, words))
+        for each, task, begins in zip(plans, tasks, begin, strict=True):
+            found.append(_search(each, task, words, quiet=not begins))
     FoldSearches(folds=[listed for _, listed in found if listed.fold]).write(workspace.results / "search" / FOLDS)
+    if compared:
+        return
     prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0][0]
     tested = sum(map(len, split.tested))
     forecast, cost = make_forecast(plan.params, summary.forecast, tested), run_cost(plan.params, summary)
@@ -80,13 +89,14 @@ def _print_new(text: str) -> None:
         print(fit_lines(line), flush=True)
 
 
-def _search(plan: Plan, task: SearchTask, expected: str) -> tuple[SearchSummary, FoldSearch]:
+def _search(plan: Plan, task: SearchTask, expected: str, *, quiet: bool = False) -> tuple[SearchSummary, FoldSearch]:
     """Runs or resumes one search and writes its results.
 
     Args:
         plan: The plan of the search.
         task: The search.
         expected: How long it is expected to take, in words; empty if that is unknown.
+        quiet: Whether no progress is printed, as of a search that has nothing left to train.
 
     Returns:
         The search's summary, and its entry in the list of the folds' searches.
@@ -99,8 +109,9 @@ def _search(plan: Plan, task: SearchTask, expected: str) -> tuple[SearchSummary,
     budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
     objectives = objectives_from_params(task.params)
     variables = search_variables(plan, task)
-    if part.folds:
+    if part.folds and not quiet:
         print(f"{part.name}: search {task.folder.name[:8]}", flush=True)
+    console = Console(quiet=True) if quiet else None
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
@@ -113,10 +124,12 @@ def _search(plan: Plan, task: SearchTask, expected: str) -> tuple[SearchSummary,
             part=part.name,
             name_width=longest,
             expected=expected,
+            console=console,
         ) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
-        print("writing the results", flush=True)
+        if not part.number:
+            print("writing the results", flush=True)
         folder = part.folder(workspace.results / "search")
         best, summary = write_results(task, outcome, folder)
         write_pareto_figure(folder, summary)
@@ -129,7 +142,11 @@ def _search(plan: Plan, task: SearchTask, expected: str) -> tuple[SearchSummary,
             "best_value": f"{best.metric(objectives.first):.4f}",
             "mlflow_run": tracked.run_id,
         }
-    print(describe_summary(summary, str(folder.relative_to(workspace.root)), planned=again))
+    where = str(folder.relative_to(workspace.root))
+    if part.number:
+        print(describe_fold_summary(summary, best.values, part.name, where))
+    else:
+        print(describe_summary(summary, where, planned=again))
     listed = FoldSearch(fold=part.number, fingerprint=task.fingerprint, trial=best.id, best=best.values)
     return summary, listed
 
