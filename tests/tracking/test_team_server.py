@@ -212,6 +212,8 @@ def done(team: TeamServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ch
     ann = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
     ran = checkout.search("repro", env=ann)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+    # The row of retrain.seeds has the lines that head it, although the plan has printed them too.
+    assert ran.stdout.partition("results   results/search\n")[2].startswith("power ")
     return checkout, ann
 
 

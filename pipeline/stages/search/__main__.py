@@ -80,7 +80,8 @@ def main(workspace: Workspace) -> None:
     metric, masks = chosen_metric(plan.params).words, prepared.masks is not None
     # Under `sar-search repro` the table has been printed before the search, so the row of retrain.seeds suffices.
     brief = ANNOUNCED in os.environ
-    _print_new("\n".join(describe_power(plan.params, forecast, metric, masks=masks, cost=cost, brief=brief)))
+    for line in describe_power(plan.params, forecast, metric, masks=masks, cost=cost, brief=brief):
+        print(fit_lines(line), flush=True)  # also the lines that head the table, without which its row says nothing
 
 
 def _print_new(text: str) -> None:
