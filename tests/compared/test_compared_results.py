@@ -25,6 +25,7 @@ from pipeline.compared.compared_results import (
 from pipeline.compared.comparison_table import describe_compared, result_rows
 from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, p_value
 from pipeline.score.metrics.wording import ACCURACY_WORDS
+from pipeline.state.looks import warn_of_look
 from pipeline.workspace import Workspace
 
 SEEDS, IMAGES = 5, 2000
@@ -148,9 +149,8 @@ def test_a_gaussian_in_the_centre_is_beside_the_methods(tmp_path: Path, centre: 
 def test_all_methods_of_a_comparison_share_its_look_and_earlier_ones_are_named(tmp_path: Path) -> None:
     own = {"a": leave(tmp_path, "a", 0.0, None, look=3, first_look=1), "bb": leave(tmp_path, "bb", 0.0, None, look=3)}
     found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
-    assert warn_of_looks(found) == (
-        "This is look 3 at these test images, so no error rate holds. First tested before: a at look 1."
-    )
+    assert warn_of_looks(found) == f"{warn_of_look(3)} First tested before: a at look 1."
+    assert warn_of_looks(found).startswith("Look 3: other networks were tested on these images before.")
 
 
 def test_the_probe_is_a_row_outside_of_the_family_and_the_control_is_told_beside_it(tmp_path: Path) -> None:

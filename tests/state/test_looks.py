@@ -143,9 +143,10 @@ def test_from_the_second_look_on_it_is_said_that_no_error_rate_holds() -> None:
 
 
 def test_networks_of_a_comparison_have_its_look_and_name_their_first(tmp_path: Path) -> None:
-    assert warn_of_look(3, 1) == (
-        "Look 3 at these test images (these networks were first tested at look 1): no error rate holds."
+    assert warn_of_look(3, 1) == warn_of_look(3).replace(
+        "Look 3", "Look 3 (these networks were first tested at look 1)"
     )
+    assert warn_of_look(3).startswith("Look 3: other networks were tested on these images before.")
     assert describe_look(3, 1) == ("This is look 3 at these test images (these networks were first tested at look 1).")
     with pytest.raises(UserError, match=r"look\.json: cannot be read .*Repeat `sar-search compare --run`"):
         read_comparison_look(tmp_path)
