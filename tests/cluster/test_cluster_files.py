@@ -86,7 +86,7 @@ def test_every_start_command_asks_for_the_token_and_the_token_is_distributed(pat
 def test_no_data_and_no_secrets_are_sent_with_the_checkout(path: Path) -> None:
     ignored = {line.strip("/*\n") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")}
     excluded = {name.strip("/*") for name in read_yaml(path)["rsync_exclude"]}
-    assert ignored - {"dvc_plots", "docker/.env"} <= excluded | {""}
+    assert ignored - {"dvc_plots"} <= excluded | {""}
     assert ".git" in excluded
 
 

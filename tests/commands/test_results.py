@@ -89,8 +89,8 @@ def test_folds_are_told_one_by_one_with_what_the_registered_network_is(tmp_path:
     lines = describe(tmp_path, look=1, folds=rows, holdout=None)
     assert "fold 1     +1.2 points (interval -1.0 to +3.4 points)    weight=0.1" in lines
     assert "fold 2     -0.3 points    weight=0.4" in lines
-    assert lines[2] == "best of each fold     test accuracy 0.9738 +- 0.0061 over 3 seeds"
-    assert lines[3] == "baseline of each fold test accuracy 0.9738 +- 0.0061 over 3 seeds"
+    assert lines[2] == "best of each fold     test accuracy 0.9738 (standard deviation 0.0061 over 3 seeds)"
+    assert lines[3] == "baseline of each fold test accuracy 0.9738 (standard deviation 0.0061 over 3 seeds)"
     assert "registered lr=0.01" in lines  # the one line with the configuration of the search on all images
     assert sum("lr=0.01" in line for line in lines) == 1
     assert "was trained on all images, so none is left to test it." in " ".join(lines)
