@@ -224,6 +224,10 @@ def experiment_id(store: Store, name: str) -> str:
 
     A sqlite store's artifacts go to `root`/mlartifacts, so that they are found from any working directory.
 
+    Args:
+        store: the tracking store.
+        name: name of the experiment.
+
     Raises:
         UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
     """
