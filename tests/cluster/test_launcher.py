@@ -290,13 +290,14 @@ FAILURE = "2026-12-02 20:44:14,000\tVERR commands.py:496 -- \x1b[31mSSH command 
 
 @pytest.mark.parametrize(("said", "shown"), [("", []), (FAILURE, ["SSH command failed.", "Traceback: it broke"])])
 def test_taking_down_shows_failures_of_the_launcher_and_not_that_nothing_was_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, shown: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], said: str, shown: list[str]
 ) -> None:
     (tmp_path / "said").write_text(DOWN_ALREADY + said)
     (tmp_path / "ray").write_text(f"#!/bin/sh\n[ $1 != down ] || cat {tmp_path}/said\n")
     (tmp_path / "ray").chmod(0o755)
     monkeypatch.setattr("pipeline.cluster.launch.launcher.launcher", lambda: str(tmp_path / "ray"))
     lines = list(down(Cluster(tmp_path / "mine.yaml", {"provider": {"type": "aws"}}, tmp_path)))
+    assert capfd.readouterr().out == ""  # the launcher itself does not write to the terminal
     assert lines[1:-1] == shown
     assert lines[-1] == "mine.yaml is down; nothing of it is left running"
 
