@@ -21,9 +21,11 @@ from typing import Self
 
 from mlflow.exceptions import MlflowException
 
+from pipeline.console.format import format_clock
+from pipeline.console.progress import HEARTBEAT_S, ProgressLine
 from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
 from pipeline.tracking.pending import PARENT_TAG, STATE_TAG, RunUpdate, RunWriter, now_ms
-from pipeline.tracking.store import Store, as_user_error, client, experiment_id, is_unreachable, user_name
+from pipeline.tracking.store import Store, as_user_error, client, experiment_id, is_unreachable, refusal, user_name
 
 KIND_TAG = "sar.kind"
 FINGERPRINT_TAG = "sar.fingerprint"
@@ -31,6 +33,9 @@ TRIAL_TAG = "sar.trial"
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "infeasible": "FINISHED"}
 """MLflow's status by the state of an ended trial. A pruned trial is finished; the tag `sar.state` marks it."""
+
+ENTRIES = "entries (metrics, tags, files and ends of runs)"
+"""What a search has for its record in MLflow, in words."""
 
 LONGEST_PAUSE_S = 30.0
 SILENT_WAIT_S = 5.0
@@ -121,7 +126,7 @@ class SearchLog(ClosedByStatus):
         self._updates: dict[str, RunUpdate] = {}
         self._notes: SimpleQueue[tuple[str | None, Callable[[RunUpdate], None]]] = SimpleQueue()
         self._lost = 0
-        self._outage = False
+        self._outage = ""  # why the store takes nothing now
         self._closing = False
         self._given_up = False
         self._wake = threading.Event()
@@ -221,18 +226,40 @@ class SearchLog(ClosedByStatus):
             self._enqueue(None, lambda update: update.end_run(status, time_ms))
             self._closing = True
             self._wake.set()
-            self._thread.join(min(timeout_s, SILENT_WAIT_S))
-            if self._thread.is_alive() and timeout_s > SILENT_WAIT_S:
-                where, count = self._store.shown, self.num_pending
-                _log.warning("waiting up to %.0f s for %s to take %d entries of the search", timeout_s, where, count)
-                self._thread.join(timeout_s - SILENT_WAIT_S)
+            try:
+                self._thread.join(min(timeout_s, SILENT_WAIT_S))
+                if self._thread.is_alive() and timeout_s > SILENT_WAIT_S:
+                    self._wait(timeout_s)
+            except KeyboardInterrupt:
+                if status == "FINISHED":
+                    raise  # what follows the search would be started otherwise
             if self._thread.is_alive():
                 self._given_up = True
                 self._wake.set()
                 self._thread.join(1.0)
-            if self.num_pending:
-                _log.error("%d entries of the search did not reach %s", self.num_pending, self._store.shown)
         return self.num_pending
+
+    def _wait(self, timeout_s: float) -> None:
+        """Waits until all entries are sent, and shows how long that may still take.
+
+        Args:
+            timeout_s: seconds of the whole wait, of which `SILENT_WAIT_S` have passed.
+        """
+        until = time.monotonic() + timeout_s - SILENT_WAIT_S
+
+        def parts() -> list[str]:
+            left = format_clock(max(0.0, until - time.monotonic()))
+            return [f"waiting for {self._store.shown}", f"at most {left} more", *filter(None, [self._outage])]
+
+        _log.warning(
+            "waiting up to %.0f s for %s to take %d %s of this search%s; it is tried again every few seconds. Ctrl-C "
+            "ends the wait and loses nothing: the same command sends them later",
+            *(timeout_s, self._store.shown, self.num_pending, ENTRIES, self._outage and f" ({self._outage})"),
+        )
+        with ProgressLine(parts, every_s=HEARTBEAT_S) as line:
+            while self._thread.is_alive() and (left := until - time.monotonic()) > 0:
+                self._thread.join(min(left, 1.0))
+                line.beat()
 
     def _enqueue(self, trial_id: str | None, note: Callable[[RunUpdate], None]) -> None:
         if self._closing:
@@ -309,7 +336,7 @@ class SearchLog(ClosedByStatus):
             return False
         if self._outage:
             _log.info("%s answers again; the record of the search is complete", self._store.shown)
-            self._outage = False
+            self._outage = ""
         return True
 
     def _flush_update(self, update: RunUpdate) -> bool:
@@ -325,7 +352,7 @@ class SearchLog(ClosedByStatus):
                     return False
                 self._lost += update.discard(parts)
                 if not update.has_lost:  # once per run: a deleted run would fail at every attempt
-                    _log.error("part of the record of %s is lost: %s", update.name, self._store.reason(error))
+                    _log.error("part of the record of %s is lost: %s", update.name, refusal(self._store, error)[0])
                 update.has_lost = True
                 if not update.is_open:
                     break
@@ -333,10 +360,13 @@ class SearchLog(ClosedByStatus):
 
     def _warn(self, error: Exception) -> None:
         """Logs a warning, once per outage."""
-        if not self._outage:
-            where, why = self._store.shown, self._store.reason(error)
-            _log.warning("%s does not answer; the search goes on and its record waits (%s)", where, why)
-        self._outage = True
+        before, (self._outage, advice) = self._outage, refusal(self._store, error)
+        if not before:
+            _log.warning(
+                "the record of this search does not reach %s: %s. The search goes on; what is missing there is sent "
+                "later%s",
+                *(self._store.shown, self._outage, advice and f" ({advice})"),
+            )
 
 
 def _is_temporary(error: Exception) -> bool:

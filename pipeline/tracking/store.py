@@ -31,6 +31,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
+from requests import RequestException
 
 from pipeline.errors import UserError, format_value
 from pipeline.files.locks import locked
@@ -43,6 +44,17 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 T = TypeVar("T")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 HEALTHY = b"OK"  # the answer of MLflow's /health
+PROXIED_FILES = "/mlflow-artifacts/"
+"""Part of the address of every request for a file that the server itself reads or writes."""
+NO_ANSWER = {
+    "Unable to connect to proxy": "the proxy that the environment names does not answer",
+    "Connection refused": "connection refused, nothing listens there",
+    "Failed to resolve|name resolution|Name or service not known|nodename nor": "there is no address for its name",
+    "No route to host|Network is unreachable": "no route leads to it",
+    "timed out": "it did not answer in time",
+    "RemoteDisconnected|Connection aborted|Connection reset": "it broke off the connection",
+}
+"""Reasons why a server was not reached, by what the errors of requests, urllib and sockets say of them."""
 SCHEMA_WAIT_S = 180.0
 """Longest wait for another process that creates the schema: it takes seconds on a laptop, a minute on a loaded node."""
 
@@ -212,6 +224,10 @@ def experiment_id(store: Store, name: str) -> str:
 
     A sqlite store's artifacts go to `root`/mlartifacts, so that they are found from any working directory.
 
+    Args:
+        store: the tracking store.
+        name: name of the experiment.
+
     Raises:
         UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
     """
@@ -297,7 +313,25 @@ def refusal(store: Store, error: Exception) -> tuple[str, str]:
     if code == "PERMISSION_DENIED":
         who = f"{store.user!r} may not do this" if store.user else "it does not allow this"
         return f"{who} (status 403)", "ask whoever runs the server for permission (docs/teams.md)"
+    if not store.database and isinstance(error, MlflowException | RequestException):
+        text = str(error)
+        # MLflow repeats a call that is answered with such a status, and keeps only the status of the last answer.
+        if status := re.search(r"too many (\d{3}) error responses|^(5\d\d) Server Error|error code (5\d\d) ", text):
+            number = next(filter(None, status.groups()))
+            if PROXIED_FILES in text:
+                return (
+                    f"it answers, but fails to store or read files (status {number})",
+                    "ask whoever runs it to look at its --artifacts-destination: is the bucket there? (docs/teams.md)",
+                )
+            return f"it answers with an error of its own (status {number})", "ask whoever runs it to look at its log"
+        if text.startswith("API request to"):  # what a server says itself may hold the same words
+            return no_answer_reason(error) or said, ""
     return said, ""
+
+
+def no_answer_reason(error: object) -> str:
+    """Returns why a server was not reached, in plain words; "" if the error says something else."""
+    return next((words for sign, words in NO_ANSWER.items() if re.search(sign, str(error))), "")
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -410,7 +444,8 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
         reason = error.reason if isinstance(error, URLError) else error
         if not isinstance(reason, ssl.SSLError):  # MLflow has its own parameters for certificates
             proxy = _proxy_to(parts)
-            raise UserError(f"{problem}: no answer{proxy} ({store.reason(reason)})\n  {advice}") from None
+            said = no_answer_reason(reason) or store.reason(reason)
+            raise UserError(f"{problem}: no answer{proxy}: {said}\n  {advice}") from None
     try:
         with short_timeouts(timeout_s):
             client(store).search_experiments(max_results=1)

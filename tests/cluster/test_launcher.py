@@ -28,6 +28,7 @@ from pipeline.cluster.launch.launcher import (
     _submit_command,
     ask_job,
     check_reachable,
+    down,
     state_of,
     status,
 )
@@ -244,8 +245,61 @@ def test_cluster_that_was_not_started_is_told_by_the_command_that_starts_it(tmp_
     for ask in (status, lambda it: ask_job(it, "logs")):
         with pytest.raises(UserError, match=r"^mine.yaml: this cluster has not been started, .*`make cluster-up`"):
             list(ask(cluster))
-    said = run_on_each(cluster, ["127.0.0.1"], "true")
-    assert said == {"127.0.0.1": f"auth.ssh_private_key of the cluster file: there is no file {tmp_path / 'none'}"}
+    with pytest.raises(UserError) as refused:
+        open_cluster(Workspace(tmp_path, tmp_path), str(file))
+    none = f"mine.yaml: auth.ssh_private_key: there is no file {tmp_path / 'none'}; give the path of your ssh key"
+    assert str(refused.value) == none
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("root@10.0.0.1: Permission denied (publickey,password).", "run ssh-copy-id -i /a/key root@10.0.0.1"),
+        ("WARNING: UNPROTECTED PRIVATE KEY FILE!\nPermission denied (publickey).", "run chmod 600 on the file"),
+        ("ssh: connect to host 10.0.0.1 port 22: No route to host", "it cannot be reached: is it switched on"),
+        ("ssh: connect to host 10.0.0.1 port 22: Connection timed out", "it cannot be reached: is it switched on"),
+        ("ssh: connect to host 10.0.0.1 port 22: Connection refused", "start its ssh server"),
+        ("ssh: Could not resolve hostname a: Name or service not known", "there is no address for this name"),
+        ("something new", "something new"),
+    ],
+)
+def test_machine_that_ssh_does_not_reach_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    content = {"auth": {"ssh_user": "root", "ssh_private_key": "/a/key"}}
+    answer = run_on_each(Cluster(tmp_path / "ray.yaml", content, tmp_path), ["10.0.0.1"], "true")["10.0.0.1"]
+    assert told in answer
+    assert "\n" not in answer
+    assert told == "something new" or said not in answer
+
+
+DOWN_ALREADY = (
+    "2026-12-02 20:44:08,291\tINFO commands.py:478 -- Destroying cluster. \x1b[4mConfirm [y/N]:\x1b[24m y\n"
+    "2026-12-02 20:44:08,298\tVWARN commands.py:388 -- \x1b[33mLoaded cached provider configuration from /x\x1b[39m\n"
+    "2026-12-02 20:44:08,299\tWARN commands.py:394 -- If you experience issues with the cloud provider, try it\n"
+    "2026-12-02 20:44:08,311\tVERR commands.py:496 -- \x1b[31mHead node of cluster (x) not found!\x1b[39m\n"
+    "2026-12-02 20:44:08,311\tWARN commands.py:497 -- Exception occurred when stopping the cluster Ray runtime (-v).\n"
+    "2026-12-02 20:44:08,311\tWARN commands.py:501 -- Ignoring the exception and attempting to shut down the nodes.\n"
+    "2026-12-02 20:44:13,331\tSUCC commands.py:597 -- \x1b[32mNo nodes remaining.\x1b[39m\n"
+)
+FAILURE = "2026-12-02 20:44:14,000\tVERR commands.py:496 -- \x1b[31mSSH command failed.\x1b[39m\nTraceback: it broke\n"
+
+
+@pytest.mark.parametrize(("said", "shown"), [("", []), (FAILURE, ["SSH command failed.", "Traceback: it broke"])])
+def test_taking_down_shows_failures_of_the_launcher_and_not_that_nothing_was_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], said: str, shown: list[str]
+) -> None:
+    (tmp_path / "said").write_text(DOWN_ALREADY + said)
+    (tmp_path / "ray").write_text(f"#!/bin/sh\n[ $1 != down ] || cat {tmp_path}/said\n")
+    (tmp_path / "ray").chmod(0o755)
+    monkeypatch.setattr("pipeline.cluster.launch.launcher.launcher", lambda: str(tmp_path / "ray"))
+    lines = list(down(Cluster(tmp_path / "mine.yaml", {"provider": {"type": "aws"}}, tmp_path)))
+    assert capfd.readouterr().out == ""  # the launcher itself does not write to the terminal
+    assert lines[1:-1] == shown
+    assert lines[-1] == "mine.yaml is down; nothing of it is left running"
 
 
 @pytest.mark.parametrize("before", ["", "\x1b[0m"])

@@ -1,12 +1,17 @@
 """A search's record is complete and is never doubled."""
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from support.mlflow_search import Open, datasets, play, points, until
 
+from pipeline.console.progress import ProgressLine
 from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.pending import RunUpdate
 from pipeline.tracking.runs import SearchLog
 from pipeline.tracking.store import Store, client, experiment_id
 
@@ -181,3 +186,26 @@ def test_finished_search_that_goes_on_with_something_new_runs_again_and_may_be_b
     assert runs()["a search"].info.status == "KILLED"
     open_search().close()
     assert runs()["a search"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_ctrl_c_ends_the_wait_for_a_store_and_does_not_hide_why_a_search_failed(
+    open_search: Open, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def answer_nothing(update: RunUpdate) -> None:
+        raise MlflowException("API request to http://a failed with exception Connection refused")
+
+    def press(line: ProgressLine) -> None:
+        raise KeyboardInterrupt
+
+    log = open_search()
+    monkeypatch.setattr(log._writer, "steps", ((answer_nothing, ()),))
+    monkeypatch.setattr("pipeline.tracking.runs.SILENT_WAIT_S", 0.05)
+    monkeypatch.setattr(ProgressLine, "beat", press)
+    log.start_trial("a", "trial 1", {})
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) if status == "FINISHED" else nullcontext():
+        assert log.close(status) > 0
+    assert time.monotonic() - began < 10
+    log._given_up = True
+    log._wake.set()

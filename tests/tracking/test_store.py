@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from pipeline.errors import UserError
@@ -29,6 +30,7 @@ from pipeline.tracking.store import (
     client,
     experiment_id,
     prepare_store,
+    refusal,
     resolve_store,
     user_name,
 )
@@ -237,6 +239,36 @@ def test_a_server_that_is_not_mlflow_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seems to be no MLflow server .*\n.*give the address and the port") as refused:
         prepare_store(resolve_store(None, tmp_path), timeout_s=5)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        (
+            "Caused by NewConnectionError('[Errno 111] Connection refused')",
+            "connection refused, nothing listens there",
+        ),
+        ("Caused by NameResolutionError(\"Failed to resolve 'a'\")", "there is no address for its name"),
+        ("Caused by ReadTimeoutError('Read timed out. (read timeout=9)')", "it did not answer in time"),
+        ("('Connection aborted.', RemoteDisconnected('closed'))", "it broke off the connection"),
+        ("Caused by ProxyError('Unable to connect to proxy', '[Errno 111] Connection refused')", "the proxy that"),
+        ("Caused by ResponseError('too many 502 error responses')", "it answers with an error of its own (status 502)"),
+    ],
+)
+def test_why_a_server_is_not_reached_is_told_in_plain_words(said: str, plain: str, tmp_path: Path) -> None:
+    error = MlflowException(f"API request to http://a/api/2.0/mlflow/runs failed with exception {said}")
+    reason, _ = refusal(Store("http://a", tmp_path), error)
+    assert reason.startswith(plain)
+    other = MlflowException("INTERNAL_ERROR: the database says: Connection refused")  # a server's own words
+    assert refusal(Store("http://a", tmp_path), other)[0] == str(other)
+
+
+def test_server_that_cannot_store_files_is_told_with_its_status(tmp_path: Path) -> None:
+    request = "API request to http://a/api/2.0/mlflow-artifacts/artifacts/1/x failed with exception"
+    error = MlflowException(f"{request} Caused by ResponseError('too many 500 error responses')")
+    reason, advice = refusal(Store("http://a", tmp_path), error)
+    assert reason == "it answers, but fails to store or read files (status 500)"
+    assert "is the bucket there?" in advice
 
 
 @pytest.mark.usefixtures("stranger")

@@ -168,7 +168,7 @@ def test_a_permission_that_is_taken_away_during_a_search_loses_nothing(
     log.log_epoch("a", 1, {"loss": 1.0})
     log.end_trial("a", "complete")
     assert log.close(timeout_s=3) > 0
-    assert "the search goes on" in caplog.text
+    assert "The search goes on" in caplog.text
     team.grant("bob", "experiment", made, "EDIT")
     with SearchLog(store, description="", flush_s=0.05, **told) as again:
         again.start_trial("a", "trial a", {})

@@ -1,6 +1,7 @@
 """Cluster files, and access to a cluster's machines from the user's own: by ssh, and by Ray's launcher."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections import deque
@@ -33,8 +34,36 @@ LAUNCHERS_OWN = re.compile(r"(\x1b\[[\d;]*m)*Shared connection to .* closed\.")
 NOT_STARTED = "Head node of cluster"
 """Beginning of the launcher's error about a cluster without a head; its end has the cluster's name."""
 
+HARMLESS = re.compile(
+    r"Loaded cached provider configuration|If you experience issues with the cloud provider|"
+    r"Exception occurred when stopping the cluster Ray runtime|Ignoring the exception and attempting to shut down|"
+    + NOT_STARTED
+)
+"""Warnings of the launcher's `down` that need no action, mostly about a cluster that is down already.
+
+An exception that is no such case has a line of its own with its reason.
+"""
+
+RECORD = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\t(\w+) \S+ -- ")
+"""Beginning of a line of the launcher's log, with its level."""
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""Escape code that changes a terminal's colour."""
+
 REACH_S = 10
 """Seconds within which a machine must answer by ssh."""
+
+SSH_ADVICE = {
+    "UNPROTECTED PRIVATE KEY|bad permissions": "ssh refuses your key, since others can read it: run chmod 600 on the "
+    "file of auth.ssh_private_key",
+    "Permission denied": "it does not accept this user with this key: correct auth.ssh_user or auth.ssh_private_key, "
+    "or run ssh-copy-id {login}",
+    "Could not resolve hostname": "there is no address for this name: correct provider.head_ip or worker_ips",
+    "Connection refused": "nothing listens on its port for ssh: start its ssh server, or correct its address",
+    "No route to host|Network is unreachable|timed out": "it cannot be reached: is it switched on, on this network and "
+    "without a firewall, and is its address right (provider.head_ip, worker_ips)?",
+}
+"""What is wrong with a machine, and what to do, by what ssh says."""
 
 UNFILLED = re.compile(r"<[^<>]+>")
 """Placeholder in a cluster file that the user must replace."""
@@ -97,7 +126,12 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
     missing = list(dict.fromkeys(f"{file.name}: {path}: fill in {what}" for path, what in _unfilled(content, "")))
     if missing:
         raise UserError(join_lines(missing))
-    return Cluster(file.absolute(), content, workspace.root)
+    cluster = Cluster(file.absolute(), content, workspace.root)
+    # The key is the same for all machines, of which each would report it.
+    key = (content.get("auth") or {}).get("ssh_private_key")
+    if cluster.own_machines and key and not Path(key).expanduser().is_file():
+        raise UserError(f"{file.name}: auth.ssh_private_key: there is no file {key}; give the path of your ssh key")
+    return cluster
 
 
 def _unfilled(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -131,7 +165,7 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
         command: the shell command.
 
     Returns:
-        The output of each machine in one line, or why it does not answer, by address.
+        The output of each machine in one line, or why it does not answer and what to do, by address.
     """
     auth = cluster.content["auth"]
     key = ["-i", str(Path(auth["ssh_private_key"]).expanduser())] if "ssh_private_key" in auth else []
@@ -144,14 +178,37 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
         try:
             done = subprocess.run(["ssh", *key, *flags, target, command], capture_output=True, text=True, timeout=120)
         except subprocess.TimeoutExpired:
-            return "does not answer"
-        if done.returncode == 255 and key and not Path(key[1]).is_file():
-            return f"auth.ssh_private_key of the cluster file: there is no file {key[1]}"
-        said = "; ".join((done.stdout + (done.stderr if done.returncode == 255 else "")).split("\n")).strip("; ")
-        return said or ("does not answer by ssh" if done.returncode == 255 else "")
+            return "it does not answer within two minutes: log in by ssh to see what keeps it busy"
+        if done.returncode != 255:
+            return "; ".join(done.stdout.split("\n")).strip("; ")
+        for sign, advice in SSH_ADVICE.items():
+            if re.search(sign, done.stderr):
+                return advice.format(login=shlex.join([*key, target]))
+        return "; ".join(done.stderr.split("\n")).strip("; ") or "it does not answer by ssh, which gives no reason"
 
     with ThreadPoolExecutor(max(1, min(32, len(addresses)))) as pool:
         return dict(zip(addresses, pool.map(ask, addresses), strict=True))
+
+
+def launcher_troubles(command: Sequence[str], cluster: Cluster) -> Iterator[str]:
+    """Runs one of Ray's commands, and yields what its output has of troubles, in plain text as it comes.
+
+    The launcher's notes on its own progress and the warnings of HARMLESS are left out.
+
+    Args:
+        command: the command.
+        cluster: the cluster, in whose checkout the command runs.
+    """
+    with subprocess.Popen(
+        command, cwd=cluster.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            plain = COLOUR.sub("", line).rstrip()
+            record = RECORD.match(plain)
+            note = record and record[1] in ("INFO", "VINFO", "VVINFO", "SUCC")
+            if plain and not note and not LAUNCHERS_OWN.match(plain) and not HARMLESS.search(plain):
+                yield plain[record.end() :] if record else plain
 
 
 def head_lines(cluster: Cluster, command: str) -> Iterator[str]:

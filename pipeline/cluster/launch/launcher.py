@@ -25,6 +25,7 @@ from pipeline.cluster.launch.cluster_files import (
     copy_by_launcher,
     head_lines,
     launcher,
+    launcher_troubles,
     run_launcher,
     run_on_each,
 )
@@ -229,7 +230,8 @@ def down(cluster: Cluster) -> Iterator[str]:
     Raises:
         UserError: something is left, or a machine could not be checked.
     """
-    subprocess.run([launcher(), "down", "-y", str(cluster.file)], cwd=cluster.root)
+    yield f"taking down {cluster.file.name}; this takes up to a few minutes"
+    yield from launcher_troubles([launcher(), "down", "-y", str(cluster.file)], cluster)
     left = []
     if cluster.own_machines:
         # `ray down` leaves machines that it cannot reach through the head, and processes that it did not start.

@@ -21,7 +21,9 @@ from pipeline.provenance.trace import trace
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
-from pipeline.tracking.runs import ClosedByStatus, SearchLog
+from pipeline.tracking.permissions import require_access
+from pipeline.tracking.runs import ENTRIES, ClosedByStatus, SearchLog
+from pipeline.tracking.store import experiment_id
 from pipeline.tune.journal.records import COMPLETE, VAL_ACCURACY, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.run_counts import max_trials
@@ -53,6 +55,9 @@ class MlflowCallback(ClosedByStatus):
             task.folder / "pictures"
         )  # in the search's folder, because a killed search would leave temporary files behind
         dataset, part = data.prepared.manifest, task.header.get("part", "")
+        # The plan could not store a file in an experiment that did not exist yet.
+        experiment_id(plan.store, params.experiment)
+        require_access(plan.store, experiment=params.experiment, model=params.model_name)
         self._log = SearchLog(
             plan.store,
             experiment=params.experiment,
@@ -185,8 +190,8 @@ class MlflowCallback(ClosedByStatus):
             # DVC counts a finished search as up to date and would not run it again without force.
             again = single_item_command("search") if status == "FINISHED" else "the same command"
             print(
-                f"warning: {self._plan.store.shown} did not accept {missing} entries of this search; to log them, run "
-                f"{again} once it answers (nothing is trained again)",
+                f"warning: {missing:,} {ENTRIES} of this search did not reach {self._plan.store.shown}; to send them, "
+                f"run {again} once it answers (nothing is trained again)",
                 file=sys.stderr,
             )
 
