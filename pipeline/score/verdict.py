@@ -41,13 +41,7 @@ def write_verdict(
         against: The control, in words; empty if nothing is known of it.
         words: Name, unit and direction of the metric.
     """
-    shares = dict.fromkeys(endpoint_names(words), metric) if words.is_share else {}
-    if attention is not None:
-        shares[ATTENTION] = attention
-    by_name = {
-        endpoint.name: _possible(endpoint, shares[endpoint.name]) if endpoint.name in shares else endpoint
-        for endpoint in endpoints
-    }
+    by_name = {endpoint.name: endpoint for endpoint in possible_endpoints(endpoints, metric, attention, words)}
     sentences = _metric_sentences(by_name, metric, margin, words)
     if attention is not None:
         sentences.append(_attention_sentence(by_name[ATTENTION], attention, centred))
@@ -55,6 +49,23 @@ def write_verdict(
         sentences.append(_log_loss_sentence(by_name[LOG_LOSS], log_loss, words))
     control = f"its control ({against})" if against else "its control"
     return [*sentences, f"{what[0].upper()}{what[1:]} is compared with {control}: {_describe_basis(metric)}."]
+
+
+def possible_endpoints(
+    endpoints: Sequence[Endpoint], metric: Comparison, attention: Comparison | None, words: MetricWords
+) -> list[Endpoint]:
+    """Returns the endpoints, those of shares with their intervals as `clip_to_possible` leaves them.
+
+    Args:
+        endpoints: The endpoints.
+        metric: Comparison of the arms by the metric.
+        attention: Comparison by the AUROC of attention; None without masks.
+        words: The metric in words.
+    """
+    shares = dict.fromkeys(endpoint_names(words), metric) if words.is_share else {}
+    if attention is not None:
+        shares[ATTENTION] = attention
+    return [_possible(each, shares[each.name]) if each.name in shares else each for each in endpoints]
 
 
 def _possible(endpoint: Endpoint, found: Comparison) -> Endpoint:

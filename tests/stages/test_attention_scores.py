@@ -134,6 +134,15 @@ def test_arms_are_compared_on_the_images_that_have_a_score_with_intervals_that_h
     assert differences([], [], confidence=0.9) == {}
 
 
+def test_two_seeds_that_disagree_give_no_difference_of_attention_beyond_what_is_possible() -> None:
+    masks = np.tile(np.array([[[0, 1]]], dtype=np.uint8), (30, 1, 1))
+    on_object = np.tile(masks.astype(np.float32)[:, None], (1, 1, 1, 1))
+    best = [location_scores(sign * on_object, masks, head=0) for sign in (1, -1)]
+    control = [location_scores(on_object, masks, head=0) for _ in range(2)]
+    found = differences(best, control, confidence=0.9)["auroc"]
+    assert (found.difference, found.low, found.high) == (-0.5, -1.0, 0.0)
+
+
 def test_set_without_masks_has_no_scores() -> None:
     data = _data(labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     maps = np.zeros((2, 1, 3, 3), dtype=np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from support.partial_results import filled
 
 from pipeline.artifacts.evaluation import Evaluation
-from pipeline.artifacts.retraining import RetrainedRun, Retraining
+from pipeline.artifacts.retraining import FoldRetraining, RetrainedRun, Retraining
 from pipeline.assembly import TrainingData
 from pipeline.config import Params, fold_seed
 from pipeline.data.prepared.prepared import Prepared
@@ -137,6 +138,16 @@ def test_rows_have_each_folds_own_comparison_and_what_its_search_chose(evaluated
         alone = compare_arms(*tables, confidence=0.9)
         assert (row.fold, row.images, row.setting) == (part.number, 20, f"w={part.number}")
         assert (row.difference, row.low, row.best) == (alone.difference, alone.low, alone.best_mean)
+
+
+def test_row_of_a_fold_whose_two_seeds_disagree_has_no_difference_beyond_what_is_possible() -> None:
+    right = np.tile([[0.9, 0.1]], (40, 1)).astype(np.float32)
+    given = [("best", right), ("best", right[:, ::-1]), ("plain", right), ("plain", right)]
+    runs: Any = [SimpleNamespace(arm=arm, probabilities=probabilities) for arm, probabilities in given]
+    listed = filled(FoldRetraining, fingerprint="f")
+    part: Any = SimpleNamespace(number=1)
+    row = module._fold_row(part, listed, runs, np.zeros(40, dtype=np.int64), "plain", 0.95, METRICS["accuracy"])
+    assert (row.difference, row.low, row.high) == (-0.5, -1.0, 0.0)
 
 
 def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evaluated: Any) -> None:

@@ -13,10 +13,11 @@ from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
-from pipeline.score.comparison import compare_arms, compare_scores
+from pipeline.score.comparison import clip_to_possible, compare_arms, compare_scores
 from pipeline.score.endpoints import decide_endpoints
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import ACCURACY_WORDS
+from pipeline.score.verdict import possible_endpoints
 from pipeline.stages.report.fold_content import describe_folds, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
@@ -304,6 +305,26 @@ def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:
     assert "the 20 classes that changed most" in fewer[0]
     assert [label.get_text() for label in fewer[1].axes[0].get_yticklabels()] == [str(n) for n in range(10, 30)]
     assert class_figure(rows[2:], 0.95) is None
+
+
+def test_two_seeds_that_disagree_give_no_interval_beyond_what_is_possible() -> None:
+    """The control is always right, so that no difference above 0 is possible."""
+    correct = {"best": np.repeat([[True], [False]], 40, axis=1), "plain": np.ones((2, 40), dtype=np.bool_)}
+    found = compare_arms(correct["best"], correct["plain"])
+    assert found.low is not None
+    assert found.low < -1
+    decided = decide_endpoints(found, margin=0.02, attention=found)
+    endpoints = possible_endpoints(decided, found, found, ACCURACY_WORDS)
+    assert all((endpoint.low, endpoint.high) == (-1.0, 0.0) for endpoint in endpoints)
+    possible = clip_to_possible(found)
+    words = dict(describe_analysis(possible, endpoints, correct, "plain", margin=0.02, seed=0, looked=""))
+    assert words["accuracy"].startswith("-50.00 points, 95 % interval -100.00 to +0.00 points, ")
+    few = "2 seeds are too few for a useful interval of accuracy: raise retrain.seeds."
+    assert words["detectable difference"] == few
+    arms = {arm: {"per_class_accuracy": [1.0]} for arm in correct}
+    labels = np.zeros(40, dtype=np.int64)
+    (row,) = class_rows(filled(Evaluation, arms=arms), ["a"], labels, correct, "plain", confidence=0.95)
+    assert (row["low"], row["high"]) == (-1.0, 0.0)
 
 
 def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.evaluation import Difference, Location
 from pipeline.assembly import TrainingData
+from pipeline.score.comparison import clip_to_possible
 from pipeline.score.family import compare_family
 from pipeline.score.fold_variance import Folds, can_be_compared
 from pipeline.score.locate import (
@@ -143,10 +144,9 @@ def differences(
     pairs = {key: (each.best, each.control) for key, each in tables.items()}
     numbers = {key: each.folds for key, each in tables.items()}
     return {
-        member.name: Difference(
-            difference=member.comparison.difference, low=member.comparison.low, high=member.comparison.high
-        )
+        member.name: Difference(difference=found.difference, low=found.low, high=found.high)
         for member in compare_family(pairs, confidence=confidence, shared_seeds=shared_seeds, folds=numbers)
+        if (found := clip_to_possible(member.comparison))
     }
 
 

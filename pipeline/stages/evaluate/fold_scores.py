@@ -20,6 +20,7 @@ from pipeline.data.splits.folds import fold_ids, fold_numbers
 from pipeline.data.splits.split import Split, examples_by_class
 from pipeline.inputs.procedure import Part
 from pipeline.score.classify import classification_scores
+from pipeline.score.comparison import clip_to_possible
 from pipeline.score.locate import join_scores
 from pipeline.score.metrics.metric import ACCURACY, Metric
 from pipeline.stages.evaluate.metric_comparison import compare_metric
@@ -147,6 +148,8 @@ def _fold_row(
     """
     best, other = map(stack_probabilities, by_arm(runs, control).values())
     found = compare_metric(metric, best, other, labels, confidence=confidence).comparison
+    if metric.words.is_share:
+        found = clip_to_possible(found)
     return FoldScores(
         fold=part.number,
         images=len(labels),

@@ -33,8 +33,10 @@ from pipeline.preflight.power import AUTO, describe_expectation, make_forecast
 from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
+from pipeline.score.comparison import clip_to_possible
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import MetricWords, words_of
+from pipeline.score.verdict import possible_endpoints
 from pipeline.stages.report.fold_content import describe_folds, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
@@ -84,12 +86,9 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     found = BestConfig.read(results / "search")
     retrained = Retraining.read(results / "retrain")
     prepared = open_prepared(workspace.prepared)
-    control, comparison, metric, told = (
-        evaluation.control,
-        evaluation.comparison,
-        evaluation.words,
-        evaluation.other_metric,
-    )
+    control, metric, told = evaluation.control, evaluation.words, evaluation.other_metric
+    comparison = clip_to_possible(evaluation.comparison) if metric.is_share else evaluation.comparison
+    endpoints = possible_endpoints(evaluation.endpoints, evaluation.comparison, evaluation.attention_comparison, metric)
     rows = read_table(results / "search" / "trials.csv", made_by="search")
     first = summary.objective
     trials, objective = trial_rows(rows, first), objective_axis(first)
@@ -128,7 +127,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ensembles=describe_ensembles(evaluation.ensembles) if evaluation.ensembles else None,
         probe=describe_probe(evaluation),
         difference=(
-            describe_levels(evaluation.endpoints, comparison, metric),
+            describe_levels(endpoints, comparison, metric),
             difference_figure(
                 [("best - control", comparison.difference, comparison.low, comparison.high)],
                 margin=metric.margin,
@@ -138,7 +137,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         analysis=describe_analysis(
             comparison,
-            evaluation.endpoints,
+            endpoints,
             correct,
             control,
             margin=metric.margin,

@@ -13,7 +13,7 @@ from pipeline.console.format import format_level
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Row, Words
-from pipeline.score.comparison import PAIRED, Comparison, p_value
+from pipeline.score.comparison import PAIRED, Comparison, clip_to_possible, p_value
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, Endpoint, endpoint_names
 from pipeline.score.family import Member, compare_classes, mcnemar, two_way_bootstrap
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
@@ -44,8 +44,8 @@ def describe_analysis(
     """Returns the endpoints, how they were tested, and further analyses, as (name, sentence) pairs.
 
     Args:
-        comparison: Comparison of the arms by the metric.
-        endpoints: Endpoints of evaluation.json.
+        comparison: Comparison of the arms by the metric, with an interval that is possible.
+        endpoints: Endpoints of evaluation.json, with intervals that are possible.
         correct: Right answers (S, N) by arm.
         control: Name of the control.
         margin: Margin of the metric.
@@ -91,15 +91,14 @@ def describe_analysis(
             f"{metric.format_difference(comparison.difference, 2)}, {level} "
             f"{metric.format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
         )
-        least = metric.format_difference(comparison.detectable_difference or 0.0, 2).lstrip("+")
         outcomes = [_describe_outcome(each, comparison, metric) for each in endpoints if each.name in of_metric]
         said.append((metric.label, ". ".join([found, *outcomes]) + "."))
-        said.append(
-            (
-                "detectable difference",
-                f"at {level}, a true difference of {least} would be found four times out of five.",
-            )
-        )
+        if comparison.detectable_difference is None:
+            detectable = metric.ask_for_seeds(comparison.seeds)
+        else:
+            least = metric.format_difference(comparison.detectable_difference, 2).lstrip("+")
+            detectable = f"at {level}, a true difference of {least} would be found four times out of five."
+        said.append(("detectable difference", detectable))
     if comparison.folds == 1:
         arms = None if tables is None else (tables[BEST], tables[control])
         said += _describe_beside(comparison, arms, correct[BEST], correct[control], seed, metric)
@@ -328,8 +327,8 @@ def class_figure(rows: Sequence[Row], confidence: float) -> tuple[str, Figure] |
 def _change(member: Member | None) -> dict[str, float | None]:
     if member is None:
         return {"change": None, "low": None, "high": None, "p": None}
-    found = member.comparison
-    # With few images, a t interval can exceed the range -1..1 of a difference of two accuracies.
+    found = clip_to_possible(member.comparison)
+    # With few images, a t interval can still exceed the range -1..1 of a difference of two accuracies.
     low, high = (None if end is None else min(1.0, max(-1.0, end)) for end in (found.low, found.high))
     return {"change": found.difference, "low": low, "high": high, "p": member.p_holm}
 
