@@ -30,11 +30,17 @@ def arms_of(folder: Path) -> dict[str, NDArray[np.float32]]:
     """
     control = Evaluation.read(folder).control
     with np.load(folder / "predictions.npz") as stored:
-        seeds = {arm: sorted(name for name in stored.files if name.startswith(f"{arm}-seed")) for arm in (BEST, control)}
-        if [name.rpartition("-")[2] for name in seeds[BEST]] != [name.rpartition("-")[2] for name in seeds[control]]:
+        numbers, others = (
+            sorted(name.removeprefix(arm) for name in stored.files if name.startswith(f"{arm}-seed"))
+            for arm in (BEST, control)
+        )
+        if numbers != others:
             raise SystemExit(f"{folder}: the arms have other seeds, so that they cannot be compared in pairs")
-        tables = {arm: np.stack([stored[name] for name in names]) for arm, names in seeds.items()}
-        return {"best": tables[BEST], "control": tables[control], "labels": stored["labels"]}
+        return {
+            "best": np.stack([stored[BEST + number] for number in numbers]),
+            "control": np.stack([stored[control + number] for number in numbers]),
+            "labels": stored["labels"],
+        }
 
 
 def main() -> None:
@@ -48,13 +54,14 @@ def main() -> None:
         raise SystemExit(f"{given.checkout}: no results/compare/*/evaluate; `sar-search compare --run` makes them")
     found = {folder.parent.name: arms_of(folder) for folder in folders}
     losses = {
-        name: tuple(
-            np.stack([log_losses(each, arms["labels"]) for each in arms[arm]]) for arm in ("best", "control")
+        name: (
+            np.stack([log_losses(each, arms["labels"]) for each in arms["best"]]),
+            np.stack([log_losses(each, arms["labels"]) for each in arms["control"]]),
         )
         for name, arms in found.items()
     }
     family = compare_family(losses, confidence=given.confidence, compare=compare_scores)
-    rows = []
+    rows: list[list[str]] = []
     for member in family:
         arms, (best, control) = found[member.name], losses[member.name]
         errors = {
@@ -66,9 +73,7 @@ def main() -> None:
         one = member.comparison
         span = "no interval" if one.low is None or one.high is None else f"{one.low:+.3f} to {one.high:+.3f}"
         p = "" if member.p_holm is None else f"{member.p_holm:.3f}"
-        rows.append(
-            [member.name, f"{best.mean():.3f}", f"{one.difference:+.3f} ({span})", p, f"{errors['best']:.3f}"]
-        )
+        rows.append([member.name, f"{best.mean():.3f}", f"{one.difference:+.3f} ({span})", p, f"{errors['best']:.3f}"])
     print(header("Log loss of the methods against one control", ["numpy", "scipy"]))
     print(f"{len(family)} comparisons as one family; intervals hold together at {given.confidence:.1%}.\n")
     print(table(["method", "log loss", "difference", "p (Holm)", "calibration error"], rows))
