@@ -108,7 +108,7 @@ def test_an_outage_delays_the_record_and_loses_nothing(
     assert {run.info.status for name, run in runs().items() if name != "trial c"} == {"FINISHED"}
     warnings = [each.message for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "the search goes on" in warnings[0]
+    assert "The search goes on" in warnings[0]
 
 
 def test_what_an_outage_keeps_back_is_counted_and_told_by_the_next_search(
