@@ -185,7 +185,7 @@ def describe_fold_summary(summary: SearchSummary, values: Values, part: str, fol
     lines = [
         f"{part}: best {best.trial}, {first} {value:.4f}, {config_name(values)}; "
         f"{format_count(sum(summary.trials.values()), 'trial')}, {_describe_epochs(summary)}, "
-        f"{format_duration(3600 * summary.spent.hours)} -> {folder}"
+        f"{format_duration(summary.spent.hours * HOUR)} -> {folder}"
     ]
     alarms = [found for found in summary.health or () if found.kind == ALARM]
     return "\n".join(lines + [_line("health", line) for line in describe_findings(alarms) if alarms])
