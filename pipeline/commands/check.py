@@ -15,6 +15,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.environment import removed_variables
 from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
+from pipeline.preflight.estimate import remaining_work
 from pipeline.preflight.image_sizes import describe_masks, describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
@@ -73,18 +74,22 @@ def run_check(
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
     tasks, done = (yield from decide_on_searches(plan, resume_anyway=resume_anyway, new=new)), None
+    plans = plan.expected_parts()
+    histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
     if tasks:
         done = None if afresh or resume_anyway or new else finished_search(tasks[0], workspace.results)
         if done:
             yield f"search {tasks[0].folder.name[:8]}: {done.reason}"
         else:
-            yield from (describe_start(each, workspace.searches) for each in tasks)
+            for each, task, history in zip(plans, tasks, histories, strict=True):
+                work = remaining_work(each, history)
+                yield describe_start(task, workspace.searches, nothing_left=not work.trials + work.full_runs)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
-    task = tasks[0] if tasks else None
-    yield from describe_expected_power(plan, task)
+    first = tasks[0] if tasks else None
+    yield from describe_expected_power(plan, first)
     if plan.resources.address is not None:
-        yield from check_cluster(plan, task)
+        yield from check_cluster(plan, first)
     if done:
         check_limits(plan.params, gpus=plan.resources.gpus)
         both = ", nor of retraining" if done.retrained else ""
@@ -94,8 +99,6 @@ def run_check(
         check_limits(plan.params, gpus=plan.resources.gpus)
         yield f"{'expected':<10}not measured (--no-measure): time is unknown; memory, disk and budget are unchecked"
         return
-    plans = plan.expected_parts()
-    histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
     if not sys.stdout.isatty():  # a terminal shows how far the measurement is
         yield f"measuring training steps, up to {MOST_S:.0f} s"
     yield from describe_estimates(plans, histories)

@@ -11,10 +11,11 @@ from pipeline.errors import list_first
 from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
+from pipeline.state.status_words import count_runs
 from pipeline.tune.budget import HOUR
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
+from pipeline.tune.journal.records import JOURNAL, read_history
 from pipeline.tune.requested import surplus_runs
 from pipeline.tune.run_counts import budget_epochs, max_runs
 from pipeline.tune.selection.findings import describe_findings
@@ -26,8 +27,8 @@ SHOWN = 6
 def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, nothing_left: bool = False) -> str:
     """Returns a sentence that says whether a search is new or resumed.
 
-    For a new search, the sentence names its differences from the search before it. For a resumed search, it gives its
-    runs, epochs and hours so far.
+    For a new search, the sentence names its differences from the search before it, leaving out searches of folds. For a
+    resumed search, it gives its runs, epochs and hours so far.
 
     Args:
         task: Search that is about to start.
@@ -44,9 +45,7 @@ def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, 
     history = read_history(task.folder / JOURNAL)
     if history.trials:
         ended = sum(trial.state is not None for trial in history.trials.values())
-        failed = sum(trial.state == FAILED for trial in history.trials.values())
         total = max(max_runs(task.params, task.space), len(history.trials))
-        paused = sum(trial.paused for trial in history.trials.values())
         budget = budget_epochs(task.params)
         spent = sum(trial.trained_epochs for trial in history.trials.values())
         if budget is not None and spent >= budget and surplus_runs(history.trials, task.params, task.space):
@@ -58,9 +57,8 @@ def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, 
         return (
             f"{name}: {_describe_runner(read_search(task.folder)) or ('has ended' if nothing_left else 'goes on')}{of}"
             f"; {ended} of at most {total} runs have ended"
-            + (f", {paused} are paused" if paused else "")
-            + (f", {failed} of them failed" if failed else "")
-            + f"; {history.seconds / 3600:.2f} hours spent so far"
+            f" ({'; '.join(count_runs(history.trials.values(), idle='not ended'))})"
+            f"; {history.seconds / 3600:.2f} hours spent so far"
         )
     if (earlier := earlier_search_of(searches, task.header["content"])) is not None:
         return (
@@ -69,7 +67,8 @@ def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, 
         )
     if compared or (part and part != ALL_IMAGES):
         return f"{name}: new"
-    before = next((kept for kept in find_searches(searches).searches if kept.folder != task.folder), None)
+    others = (each for each in find_searches(searches).searches if each.folder != task.folder)
+    before = next((each for each in others if each.history.header.get("part") in (None, "", ALL_IMAGES)), None)
     if before is None:
         return f"{name}: new"
     changed = changed_content(before.history.header.get("content", {}), task.header["content"])

@@ -1,10 +1,18 @@
 """The state of a search, of a trial and of the pipeline, in a few words."""
 
-from pipeline.console.format import STATE_WORDS
+from collections import Counter
+from collections.abc import Collection
+
+from pipeline.console.format import STATE_WORDS, format_count
 from pipeline.files.locks import lock_holder
 from pipeline.state.searches import Runner, SearchState, is_held
-from pipeline.tune.journal.records import TrialRecord
+from pipeline.tune.journal.records import CONFIRMATION, CONTROL, TRIAL, TrialRecord
 from pipeline.workspace import Workspace
+
+ROLES = {TRIAL: "trial", CONTROL: "control", CONFIRMATION: "confirmation"}
+"""Nouns of the runs of a search, by role."""
+STATES = (*STATE_WORDS.values(), "paused", "running")
+"""States of runs in words, in the order in which they are counted."""
 
 
 def describe_state(search: SearchState, runner: Runner | None) -> str:
@@ -35,6 +43,21 @@ def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) 
     if trial.paused:
         return "paused"
     return "running" if runner is not None and trial.id in search.running_trials else "waiting"
+
+
+def count_runs(trials: Collection[TrialRecord], *, idle: str = "running") -> list[str]:
+    """Returns trials, controls and confirmations in words, each with their states: `2 trials: 1 paused, 1 running`.
+
+    Args:
+        trials: Runs of a search.
+        idle: State of a run that has neither ended nor is paused, in words.
+    """
+    found, by_role = [], {role: [trial for trial in trials if trial.role == role] for role in ROLES}
+    for role, runs in by_role.items():
+        states = Counter("paused" if run.paused else STATE_WORDS.get(run.state or "", "running") for run in runs)
+        said = ", ".join(f"{states[each]} {idle if each == 'running' else each}" for each in STATES if states[each])
+        found += [f"{format_count(len(runs), ROLES[role])}: {said}"] if runs else []
+    return found
 
 
 def describe_running_stage(workspace: Workspace) -> str:

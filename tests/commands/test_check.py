@@ -118,9 +118,15 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     compared = describe_start(plan.task(), workspace.searches, compared=True)
     assert compared == f"search {name}: new"  # of another method's search, differences say nothing
     assert describe_start(plan.task(), workspace.searches).startswith(f"{compared}; changed since search other: ")
+    fold = workspace.searches / "fold"  # the newest, and of other images, so that its differences say nothing
+    with Journal(fold / JOURNAL, {"fingerprint": "fold", "content": {}, "part": "fold 5 of 5"}) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+    assert "; changed since search other: " in told(workspace, measured=False)
     shutil.rmtree(other)
+    shutil.rmtree(fold)
     task = begun(workspace, by_other_code=False)
-    assert f"search {name}: goes on; 0 of at most {runs} runs have ended" in told(workspace, measured=False)
+    said = told(workspace, measured=False)
+    assert f"search {name}: goes on; 0 of at most {runs} runs have ended (1 trial: 1 not ended); " in said
     over = describe_start(task, workspace.searches, nothing_left=True)
     assert over.startswith(f"search {name}: has ended; 0 of at most {runs} runs have ended")
     with Journal(task.folder / JOURNAL, task.header):
@@ -343,7 +349,9 @@ def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
             journal.start(TrialRecord(f"r{number}", number, {}, role=role))
             journal.end(f"r{number}", "complete")
     monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
-    assert told(workspace).endswith("expected  nothing of the search: all of its runs have ended")
+    said = told(workspace)
+    assert f"search {task.folder.name[:8]}: has ended; " in said
+    assert said.endswith("expected  nothing of the search: all of its runs have ended")
 
 
 def test_space_that_is_smaller_than_the_trials_asked_for_is_told(workspace: Workspace) -> None:

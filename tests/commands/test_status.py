@@ -256,7 +256,7 @@ def test_one_search_is_told_trial_by_trial(workspace: Workspace) -> None:
     lines = list(describe_search(workspace, folder.name[:3]))
     text = "\n".join(lines)
     assert "1 in full, 1 stopped early, 1 failed, 1 not ended; 1 confirmation" in text
-    assert "have changed since: seed 1 -> 0" in text
+    assert "have changed since: base.seed 1 -> 0" in text
     assert "in 1 session" in text
     (control,) = [line.split() for line in lines if line.startswith("baseline")]
     assert control == ["baseline", "control", "in", "full", "2", "0.5000", "6.0", "weight=0.25"]

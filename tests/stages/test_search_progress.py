@@ -383,14 +383,27 @@ def test_narrow_terminal_keeps_the_time_left_and_loses_the_bar_then_the_best(wid
     assert "…" not in shown
 
 
-def test_resumed_search_with_a_budget_says_what_it_has_spent_and_what_is_paused() -> None:
-    search = Search(budget=40)
-    search.start("baseline", epochs=10)
-    search.end("baseline", COMPLETE)
-    search.start("t0000", epochs=2)
-    search.pause("t0000")
+def test_extended_search_says_what_its_earlier_confirmations_count_for_and_when_they_are_used_again() -> None:
+    earlier = Search()
+    for name in ("t0000", "t0000-seed1001", "t0001-seed1001"):
+        earlier.start(name, epochs=10)
+        earlier.end(name, COMPLETE)
+    search = Search(budget=60, name_width=14, journaled=earlier.trials.values())
+    search.start("t0000", epochs=10)
+    search.end("t0000", COMPLETE)
     search.progress.replayed()
-    assert search.said == ["going on from the journal: 12 of 40 epochs spent; 1 trial: 1 paused; 1 control: 1 in full"]
+    assert search.said == [
+        "2 confirmations of earlier sessions (20 epochs) will count only if their configurations are among the best at "
+        "the end"
+    ]
+    search.progress.trial_started(earlier.trials["t0000-seed1001"])
+    search.progress.trial_ended(earlier.trials["t0000-seed1001"])
+    search.start("t0002-seed1001", epochs=10)
+    search.end("t0002-seed1001", COMPLETE)
+    assert search.said[1:] == [
+        "[20 of 60 epochs] t0000-seed1001 val/accuracy 0.5000  ran in full in an earlier session, used again  lr=0.1",
+        "[30 of 60 epochs] t0002-seed1001 val/accuracy 0.5000  ran in full  lr=0.1",
+    ]
 
 
 def test_time_left_without_a_budget_takes_paused_trials_for_ended() -> None:
@@ -426,8 +439,8 @@ def resumed() -> Search:
     return search
 
 
-def test_resumed_search_says_so_and_not_what_was_said_before() -> None:
-    assert resumed().said == ["going on from the journal: 2 trials: 1 stopped early, 1 not ended; 1 control: 1 in full"]
+def test_resumed_search_says_nothing_that_was_said_before_or_that_the_plan_says() -> None:
+    assert resumed().said == []
 
 
 def test_resumed_search_counts_what_the_ledger_held_but_not_its_time() -> None:

@@ -10,6 +10,7 @@ from there.
 
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variab
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_fold_summary, describe_start, describe_summary
 from pipeline.tracking.hooks import notify_on_exit
-from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, read_history
+from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, TrialRecord, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.run_counts import max_confirmation_runs, max_runs
@@ -69,8 +70,8 @@ def main(workspace: Workspace) -> None:
     shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
     found = []
     with shared_ray() if len(plans) > 1 else nullcontext():
-        for each, task, begins in zip(plans, tasks, begin, strict=True):
-            found.append(_search(each, task, words, quiet=not begins))
+        for each, task, begins, history in zip(plans, tasks, begin, histories, strict=True):
+            found.append(_search(each, task, words, history.trials.values(), quiet=not begins))
     FoldSearches(folds=[listed for _, listed in found if listed.fold]).write(workspace.results / "search" / FOLDS)
     if compared:
         return
@@ -90,13 +91,16 @@ def _print_new(text: str) -> None:
         print(fit_lines(line), flush=True)
 
 
-def _search(plan: Plan, task: SearchTask, expected: str, *, quiet: bool = False) -> tuple[SearchSummary, FoldSearch]:
+def _search(
+    plan: Plan, task: SearchTask, expected: str, journaled: Collection[TrialRecord], *, quiet: bool = False
+) -> tuple[SearchSummary, FoldSearch]:
     """Runs or resumes one search and writes its results.
 
     Args:
         plan: The plan of the search.
         task: The search.
         expected: How long it is expected to take, in words; empty if that is unknown.
+        journaled: Its runs of earlier sessions.
         quiet: Whether no progress is printed, as of a search that has nothing left to train.
 
     Returns:
@@ -125,6 +129,7 @@ def _search(plan: Plan, task: SearchTask, expected: str, *, quiet: bool = False)
             part=part.name,
             name_width=longest,
             expected=expected,
+            journaled=journaled,
             console=console,
         ) as progress,
     ):

@@ -1,30 +1,16 @@
 """Progress of a search: a line that a terminal keeps up to date, and a line that stays for every trial that ends."""
 
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rich.console import Console
 
-from pipeline.console.format import STATE_WORDS, config_name, format_count
+from pipeline.console.format import config_name, format_count
 from pipeline.console.progress import Pace, ProgressLine
+from pipeline.state.status_words import count_runs
 from pipeline.tune.budget import EPOCH_BUDGET
-from pipeline.tune.journal.records import (
-    COMPLETE,
-    CONFIRMATION,
-    CONTROL,
-    INFEASIBLE,
-    METHOD,
-    PRUNED,
-    TRIAL,
-    TrialRecord,
-)
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
-
-ROLES = {TRIAL: "trial", CONTROL: "control", CONFIRMATION: "confirmation"}
-"""Nouns of the runs of a search, by role."""
-STATES = (*STATE_WORDS.values(), "paused", "running")
-"""States of runs in words, in the order in which they are counted."""
 
 
 class SearchProgress(ProgressLine):
@@ -39,6 +25,7 @@ class SearchProgress(ProgressLine):
         part: which of several searches it is, in words; empty for a single one.
         name_width: characters of the longest name of a run.
         expected: how long the search is expected to take, in words; empty if that is unknown.
+        journaled: runs of earlier sessions.
         console: where it is printed; None for standard output.
         clock: returns the time in seconds.
     """
@@ -54,26 +41,38 @@ class SearchProgress(ProgressLine):
         part: str = "",
         name_width: int = 9,
         expected: str = "",
+        journaled: Collection[TrialRecord] = (),
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(self._parts, self._part_done, expected=expected, console=console, clock=clock)
         self._objectives, self._part, self._name_width = objectives, part, name_width
         self._total, self._epochs, self._budget, self._confirmations = total, epochs, budget, confirmations
+        self._journaled, self._used_again = journaled, set[str]()
         self._trials: dict[str, TrialRecord] = {}
         self._paused_after: dict[str, int] = {}
         self._ending = self._is_replayed = False
         self._pace = Pace(clock)
 
     def replayed(self) -> None:
-        """Notes that the events so far came from the journal, and that epochs are trained from now on."""
+        """Notes that the events so far came from the journal, and that epochs are trained from now on.
+
+        The plan has counted all runs of the journal. Confirmations are not counted here before their configurations are
+        among the best again, so a line says how many there are.
+        """
         self._is_replayed, self._last_printed = True, self._clock()
-        if self._trials:
-            spent = [] if self._budget is None else [f"{self._count_epochs()} spent"]
-            self.say(f"going on from the journal: {'; '.join([*spent, *self._count_runs(idle='not ended')])}")
+        aside = [run for run in self._journaled if run.role == CONFIRMATION and run.id not in self._trials]
+        if aside:
+            epochs = format_count(sum(run.trained_epochs for run in aside), "epoch")
+            self.say(
+                f"{format_count(len(aside), 'confirmation')} of earlier sessions ({epochs}) will count only if their "
+                "configurations are among the best at the end"
+            )
 
     def trial_started(self, trial: TrialRecord) -> None:
         self._trials[trial.id] = trial
+        if self._is_replayed and trial.state is not None:
+            self._used_again.add(trial.id)
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         if self._is_replayed:
@@ -90,7 +89,8 @@ class SearchProgress(ProgressLine):
             return
         said = {COMPLETE: "ran in full", PRUNED: f"stopped early, after epoch {trial.last_epoch}"}
         said[INFEASIBLE] = f"not trained: {trial.reason}"
-        self._say_trial(trial, said.get(trial.state or "", f"failed: {_last_line(trial.reason)}"))
+        again = " in an earlier session, used again" if trial.id in self._used_again else ""
+        self._say_trial(trial, said.get(trial.state or "", f"failed: {_last_line(trial.reason)}") + again)
 
     def _say_trial(self, trial: TrialRecord, outcome: str) -> None:
         if not self._is_replayed:
@@ -166,7 +166,7 @@ class SearchProgress(ProgressLine):
             *([self._part] if self._part else []),
             self._describe_time(self.seconds_left()),
             self._count_epochs() if by_epochs else f"{self._trained()} of at most {self._at_most()} epochs",
-            *(self._count_runs() or ["no trial yet"]),
+            *(count_runs(self._trials.values()) or ["no trial yet"]),
         ]
         trials = self._trials.values()
         tried = [trial for trial in trials if trial.study == METHOD and is_valid_result(trial, self._objectives)]
@@ -174,20 +174,6 @@ class SearchProgress(ProgressLine):
             best = max(tried, key=self._objectives.gain)
             parts.append(f"best so far {best.metric(self._objectives.first):.4f} ({best.id})")
         return parts
-
-    def _count_runs(self, *, idle: str = "running") -> list[str]:
-        """Returns trials, controls and confirmations in words, each with their states: `2 trials: 1 paused, 1 running`.
-
-        Args:
-            idle: state of a run that has neither ended nor is paused, in words.
-        """
-        found = []
-        for role, noun in ROLES.items():
-            runs = [trial for trial in self._trials.values() if trial.role == role]
-            states = Counter("paused" if run.paused else STATE_WORDS.get(run.state or "", "running") for run in runs)
-            said = ", ".join(f"{states[each]} {idle if each == 'running' else each}" for each in STATES if states[each])
-            found += [f"{format_count(len(runs), noun)}: {said}"] if runs else []
-        return found
 
     def _part_done(self) -> float | None:
         left = self._epochs_left()

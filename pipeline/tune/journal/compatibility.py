@@ -13,6 +13,17 @@ SUPERSEDED = "superseded"
 """
 
 
+NAMES = {
+    **{"seed": "base.seed", "then": "search.choose.then", "metric": "evaluate.metric"},
+    **{
+        name: f"search.{name}" for name in ("sampler", "scheduler", "points", "warm_start", "objectives", "constraints")
+    },
+}
+"""Parameters by their keys in the content of a fingerprint, where the two differ."""
+HASHES = {"data": "the images", "split": "the split"}
+"""What the hashes in that content stand for, by key."""
+
+
 def check_same_code(history: SearchHistory, header: Header, folder: Path) -> None:
     """Raises an error if other code or library versions began the search, until its user accepts the change.
 
@@ -52,13 +63,18 @@ def changed_content(before: Content, now: Content) -> list[str]:
     """Returns the differences between the fingerprint contents of two searches, by dotted path, with both
     values where short.
 
-    A section that only one of them has, such as a parameter of the space, is named as a whole.
+    A section that only one of them has, such as a parameter of the space, is named as a whole. Data and split are named
+    without their hashes.
 
     Args:
         before: The earlier content.
         now: The current content.
     """
-    return list(_differing(before, now, ""))
+    hashes = [words for key, words in HASHES.items() if before.get(key) != now.get(key)]
+    was, is_now = (
+        {NAMES.get(key, key): value for key, value in content.items() if key not in HASHES} for content in (before, now)
+    )
+    return [*hashes, *_differing(was, is_now, "")]
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str], said: str) -> list[str]:
@@ -94,5 +110,9 @@ def _differing(before: Content, now: Content, prefix: str) -> Iterator[str]:
             yield f"{path} is new"
         elif key not in now and isinstance(was, Mapping):
             yield f"{path} is gone"
+        elif key not in before:
+            yield f"{path} now {_short(is_now)}"
+        elif key not in now:
+            yield f"{path} no longer {_short(was)}"
         elif was != is_now:
-            yield f"{path} {_short(before.get(key, 'none'))} -> {_short(now.get(key, 'none'))}"
+            yield f"{path} {_short(was)} -> {_short(is_now)}"
