@@ -7,6 +7,7 @@ from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import BEST
 from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.errors import UserError
+from pipeline.inputs.data_split import describe_faults
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import describe_running
@@ -100,6 +101,7 @@ def describe_results(workspace: Workspace) -> str:
         "",
         f"The control is {summary.against}.",
         describe_look(evaluation.look or 1),
+        *([wrap_text(f"{faults} The report says more.")] if (faults := describe_faults(workspace)) else []),
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",
         f"weights    {workspace.models}",

@@ -59,6 +59,10 @@ class ReportData:
             interval); empty without folds.
         folds_note: sentences on the folds.
         analysis: (name, sentence) pairs on the declared analysis, its results and further comparisons.
+        pictures: rows with class and `images`, numbers by role and in all; the last row is of all classes. Empty
+            if the split's report is not there.
+        pictures_about: (name, words) pairs on the origin, masks, files left out and copies of the pictures.
+        pictures_remarks: sentences on what is odd about the pictures.
         attention: rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game and
             energy: best and control, then the trivial baselines. None if the data have no masks.
         attention_changes: best minus control for each of these columns: difference, low, high (None without
@@ -75,6 +79,7 @@ class ReportData:
         cost: (name, words) pairs.
         usage: rows with part, cpu_busy, machine_cpu_busy, gpu_busy, data_wait (fractions of 1), memory_mb and
             gpu_memory_mb, each None if unknown; empty if nothing was measured.
+        usage_note: a sentence on other work that slowed the runs down; empty without any.
     """
 
     title: str
@@ -97,6 +102,9 @@ class ReportData:
     folds: Sequence[Row] = ()
     folds_note: str = ""
     analysis: Words = ()
+    pictures: Sequence[Row] = ()
+    pictures_about: Words = ()
+    pictures_remarks: Sequence[str] = ()
     attention: Sequence[Row] | None = None
     attention_changes: Sequence[Row] = ()
     attention_note: str | None = None
@@ -112,6 +120,7 @@ class ReportData:
     attention_figures: Sequence[tuple[str, Figure]] | None = None
     cost: Words = ()
     usage: Sequence[Row] = ()
+    usage_note: str = ""
 
 
 def render_report(data: ReportData) -> str:

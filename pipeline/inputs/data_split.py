@@ -1,6 +1,7 @@
 """Split that the parameters ask for, with its groups and duplicates."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Params, fold_seed
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.console.format import format_count
+from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.duplicates import Duplicates, find_duplicates
 from pipeline.data.splits.folds import make_folds
 from pipeline.data.splits.groups import (
@@ -253,6 +255,48 @@ def group_by_content(workspace: Workspace, params: Params) -> dict[str, Any] | N
     return {"given": given, "sha256": digest}
 
 
+def read_split_report(workspace: Workspace) -> Mapping[str, Any]:
+    """Returns the split's report; empty if there is none, or if it is damaged.
+
+    Args:
+        workspace: the checkout.
+    """
+    try:
+        report = json.loads(workspace.split.with_name(REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def count_copies(report: Mapping[str, Any], kind: str) -> int | None:
+    """Returns how many images of test or val have copies in another role; None if copies were not looked for.
+
+    Args:
+        report: the split's report.
+        kind: "exact" or "near".
+    """
+    found = report.get("duplicates", {}).get(kind)
+    return None if found is None else found["test"] + found["val"]
+
+
+def describe_faults(workspace: Workspace) -> str:
+    """Returns a sentence on the files that were left out and the copies that stayed; empty if there are none.
+
+    Args:
+        workspace: the checkout.
+    """
+    faults, report = [], read_split_report(workspace)
+    with suppress(UserError):  # results can be read where the prepared set is not
+        if skipped := open_prepared(workspace.prepared).manifest.get("skipped"):
+            faults.append(f"{format_count(len(skipped), 'broken file')} left out")
+    for kind in ("exact", "near"):
+        if count := count_copies(report, kind):
+            faults.append(f"{format_count(count, 'image')} of test or val with {kind} copies in another role")
+    if differ := (report.get("duplicates", {}).get("exact") or {}).get("different_labels"):
+        faults.append(f"{format_count(differ, 'image')} with an exact copy that has another class")
+    return f"The pictures: {', '.join(faults)}." if faults else ""
+
+
 def check_group_by(workspace: Workspace, params: Params) -> None:
     """Checks split.group_by as far as that is possible without images.
 
@@ -275,9 +319,8 @@ def check_group_by(workspace: Workspace, params: Params) -> None:
         return
     read_table(_table(workspace, given), shown_as=given)
     try:
-        made_by = json.loads((workspace.split.with_name(REPORT)).read_text(encoding="utf-8"))["group_by"]
-        made_by = {key: made_by[key] for key in ("given", "sha256")}
-    except (OSError, ValueError, KeyError, TypeError):
+        made_by = {key: read_split_report(workspace)["group_by"][key] for key in ("given", "sha256")}
+    except (KeyError, TypeError):
         return
     if made_by["given"] == given and made_by != group_by_content(workspace, params):
         raise UserError(

@@ -64,6 +64,15 @@ def test_results_say_which_look_it_was(tmp_path: Path, told: dict[str, int]) -> 
     assert "This is look 2 at these test images." in describe(tmp_path, **told)
 
 
+def test_results_say_that_pictures_have_copies_in_other_roles(tmp_path: Path) -> None:
+    assert not any("The pictures" in line for line in describe(tmp_path, look=1))
+    (tmp_path / "data").mkdir()
+    copies = {"duplicates": {"exact": {"test": 2, "val": 0, "different_labels": 0}, "near": None}}
+    (tmp_path / "data/split_report.json").write_text(json.dumps(copies))
+    said = " ".join(describe(tmp_path, look=1))
+    assert "The pictures: 2 images of test or val with exact copies in another role. The report says more." in said
+
+
 def test_another_metric_stands_under_accuracy(tmp_path: Path) -> None:
     arm = ARM | {"macro_f1": 0.81, "macro_f1_sd": 0.012}
     ensembles = ENSEMBLES | {

@@ -110,6 +110,9 @@ def full_report() -> ReportData:
             "Difference with its 95 % interval.",
             difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
         ),
+        pictures=[{"class": name, "images": {"train": 1234, "all": 1300}} for name in ("0", "all 10 classes")],
+        pictures_about=[("files left out", "3 broken files")],
+        pictures_remarks=["20 groups stay whole"],
         attention=[
             {"row": row, "jaccard_best": value, "jaccard_fixed": value - 0.03, "auroc": 0.7, "average_precision": 0.6}
             | {"pointing_game": value + 0.2, "energy": 0.321}
@@ -166,6 +169,10 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     ):
         assert expected in " ".join(page.text["attention"].split())
     assert page.rows["attention"] == 6
+    for expected in ("3 broken files", "20 groups stay whole", "1,234", "all 10 classes"):
+        assert expected in page.text["pictures"]
+    assert "with the fewest pictures" not in page.text["pictures"]
+    assert "Each test image counts once for each of the 5 seeds." in page.text["classes"]
     for expected in ("weight", "layers", "0.1235", "last"):
         assert expected in page.text["search"]
     assert page.rows["classes"] == 10
@@ -208,6 +215,7 @@ def test_missing_parts_are_named_in_a_sentence() -> None:
     assert "No figures by class" in page.text["classes"]
     assert "No calibration figure" in page.text["calibration"]
     assert "No cost" in page.text["cost"]
+    assert "Nothing was recorded about the pictures" in page.text["pictures"]
     assert not any(tag == "img" for tag, _, _ in page.attributes)
 
 
@@ -276,12 +284,21 @@ def test_use_of_the_machine_is_a_table_without_a_gpus_columns_where_there_was_no
     on_gpu = Page(render_report(bare_report(usage=rows))).text["cost"]
     assert "40.0 %" in on_gpu
     assert "5,000 MB" in on_gpu
+    assert "Other work." in Page(render_report(bare_report(usage=rows, usage_note="Other work."))).text["cost"]
+
+
+def test_table_of_the_pictures_says_that_it_has_not_all_classes() -> None:
+    rows = [{"class": str(number), "images": {"all": 2}} for number in range(21)]
+    text = Page(render_report(bare_report(pictures=rows))).text["pictures"]
+    assert "The 20 classes with the fewest pictures are shown." in text
 
 
 def test_one_seed_has_no_deviation() -> None:
     arms = [{"arm": "best", "seeds": 1, "accuracy": 0.9, "accuracy_sd": None, "nll": 0.1, "ece": 0.02}]
     page = Page(render_report(bare_report(arms=arms)))
     assert "±" not in page.text["result"]
+    drawn = confusion_figure(np.eye(2), ["a", "b"])
+    assert "seeds" not in Page(render_report(bare_report(arms=arms, confusion=drawn))).text["classes"]
     assert "This is the first look at these test images" in page.text["result"]
 
 

@@ -10,13 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import Params, load_params
-from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.prepared.encoded import EncodedRows
+from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.duplicates import Duplicates, find_duplicates
 from pipeline.data.splits.split import Split, make_split, read_split
 from pipeline.errors import UserError
 from pipeline.inputs import data_split
-from pipeline.inputs.data_split import check_group_by, compute_split, prepare_split
+from pipeline.inputs.data_split import check_group_by, compute_split, describe_faults, prepare_split
 from pipeline.stages.split.__main__ import main
+from pipeline.stages.split.split_report import _count_masks as count_masks
 from pipeline.workspace import Workspace
 
 COUNT = 120
@@ -61,7 +63,9 @@ def test_ordinary_set_is_told_in_one_line(tmp_path: Path, capsys: pytest.Capture
     lines, report = run(workspace, capsys)
     assert lines == ["train 76, val 20, test 24 images"]
     assert report["classes"]["dog"] == {"train": 38, "val": 10, "test": 12}
-    assert report["group_by"] is None
+    assert report["group_by"] is report["masks"] is None
+    assert report["remarks"] == []
+    assert describe_faults(workspace) == ""
     assert report["duplicates"]["exact"] == {"test": 0, "val": 0, "different_labels": 0, "pairs": []}
     plain = make_split(open_prepared(workspace.prepared).labels, val_fraction=0.2, test_fraction=0.2, seed=0)
     assert read_split(workspace.split, data_hash="d").split_hash == plain.split_hash
@@ -163,6 +167,14 @@ def test_copies_in_several_roles_are_told_and_kept(tmp_path: Path, capsys: Any) 
     exact, near = lines[1:]
     pairs = [sorted([plain.train[i], plain.test[i]]) for i in (0, 1)]
     first = min(pairs)
+    assert report["remarks"] == lines[1:]
+    assert describe_faults(workspace) == (
+        "The pictures: 2 images of test or val with exact copies in another role, 1 image of test or val with near "
+        "copies in another role."
+    )
+    manifest = workspace.prepared / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"skipped": {"a.png": "empty"}}))
+    assert describe_faults(workspace).startswith("The pictures: 1 broken file left out, 2 images of test")
     role = {row: "train" if row in plain.train else "test" for row in first}
     assert exact == (
         f"2 test images with exact copies in train or val ({names[first[0]]} ({role[first[0]]}) = {names[first[1]]} "
@@ -172,6 +184,27 @@ def test_copies_in_several_roles_are_told_and_kept(tmp_path: Path, capsys: Any) 
     assert [sorted(names.index(name) for name, _ in pair) for pair in report["duplicates"]["exact"]["pairs"]] == sorted(pairs)  # fmt: skip
     assert report["duplicates"]["near"]["val"] == 1
     assert read_split(workspace.split, data_hash="d").test.tolist() == sorted(plain.test)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_masks_that_are_undecided_all_over_do_not_count(tmp_path: Path, encoded: bool) -> None:
+    masks = np.full((3, 2, 2), 255, dtype=np.uint8)
+    masks[1, 0, 0] = 0
+    rows: Any = masks
+    if encoded:
+        np.save(tmp_path / "masks.index.npy", np.array([[0, 0], [0, 5], [5, 0]]))
+        (tmp_path / "masks.bin").write_bytes(b"a PNG")
+        rows = EncodedRows(tmp_path, "masks", (2, 2))
+    assert count_masks(Prepared(masks, np.zeros(3, dtype=np.int64), rows, {})) == 1
+
+
+def test_results_without_a_report_of_the_split_or_a_prepared_set_have_no_faults(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path)
+    assert describe_faults(workspace) == ""
+    workspace.split.parent.mkdir()
+    for damaged in ("{", "[]"):
+        (tmp_path / "data/split_report.json").write_text(damaged)
+        assert describe_faults(workspace) == ""
 
 
 def test_copies_in_several_roles_are_moved_into_train(tmp_path: Path, capsys: Any) -> None:

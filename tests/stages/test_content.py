@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from copied import ROOT, set_parameters
 from support.partial_results import filled, filled_content
@@ -12,6 +13,7 @@ from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.score.classify import reliability_bins
 from pipeline.score.maps import trivial_maps
 from pipeline.score.metrics.metric import MACRO_F1
 from pipeline.stages.evaluate.attention_scores import COMPARED, LOCATION
@@ -20,6 +22,7 @@ from pipeline.stages.report.content import ATTENTION_COLUMNS, BASELINES
 from pipeline.stages.report.content import _attention_changes as attention_changes
 from pipeline.stages.report.content import _attention_note as attention_note
 from pipeline.stages.report.content import _attention_rows as attention_rows
+from pipeline.stages.report.content import _merge_bins as merge_bins
 from pipeline.stages.report.content import _score_rows as score_rows
 from pipeline.stages.report.content import _seed_remarks as seed_remarks
 from pipeline.workspace import Workspace
@@ -127,3 +130,15 @@ def test_probe_is_a_row_with_the_metric_where_another_one_is_asked_for() -> None
     assert score_rows(filled(Evaluation, probe=probe), {}) == [row]
     by_f1 = filled(Evaluation, metric=MACRO_F1.words.content(), probe=probe)
     assert score_rows(by_f1, {}, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]
+
+
+def test_calibration_merges_ranges_of_confidence_with_few_images() -> None:
+    confidence = np.array([0.55] * 3 + [0.75] * 12 + [0.95] * 20 + [1.0] * 2)
+    right = np.array([0, 1, 1] + [1] * 9 + [0] * 3 + [1] * 22)
+    bins = reliability_bins(np.stack([confidence, 1 - confidence], axis=1), 1 - right, bins=20)
+    means, accuracy, count = merge_bins(bins, 10)
+    assert count.tolist() == [15, 22]
+    assert means == pytest.approx([(3 * 0.55 + 12 * 0.75) / 15, (20 * 0.95 + 2) / 22])
+    assert accuracy == pytest.approx([11 / 15, 1.0])
+    for least, counts in ((1, [3, 12, 20, 2]), (100, [37])):
+        assert merge_bins(bins, least)[2].tolist() == counts

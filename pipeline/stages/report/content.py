@@ -29,17 +29,20 @@ from pipeline.figures.curves import (
 )
 from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.report import ReportData, Row
+from pipeline.inputs.data_split import describe_faults, read_split_report
 from pipeline.preflight.power import AUTO, describe_expectation, make_forecast
 from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
-from pipeline.score.classify import reliability_bins
+from pipeline.score.classify import ReliabilityBins, reliability_bins
 from pipeline.score.comparison import clip_to_possible
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import MetricWords, words_of
 from pipeline.score.verdict import possible_endpoints
 from pipeline.stages.report.fold_content import describe_folds, registered_remarks
+from pipeline.stages.report.picture_content import describe_pictures, picture_remarks, picture_rows
 from pipeline.stages.report.search_content import (
     describe_cost,
+    describe_other_work,
     early_remarks,
     front_figures,
     health_remarks,
@@ -74,6 +77,10 @@ BASELINES = {
 """Names of the baselines in evaluation.json, and in the attention table."""
 
 
+LEAST_IN_BIN = 10
+"""Test images that a mark of the calibration figure stands for at least; fewer would draw a zigzag of chance."""
+
+
 def gather_report(workspace: Workspace, params: Params) -> ReportData:
     """Returns the whole content of the report.
 
@@ -85,7 +92,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     summary = SearchSummary.read(results / "search")
     found = BestConfig.read(results / "search")
     retrained = Retraining.read(results / "retrain")
-    prepared = open_prepared(workspace.prepared)
+    prepared, division = open_prepared(workspace.prepared), read_split_report(workspace)
     control, metric, told = evaluation.control, evaluation.words, evaluation.other_metric
     comparison = clip_to_possible(evaluation.comparison) if metric.is_share else evaluation.comparison
     endpoints = possible_endpoints(evaluation.endpoints, evaluation.comparison, evaluation.attention_comparison, metric)
@@ -114,9 +121,12 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         *objective_remarks(summary),
         *health_remarks(summary),
     ]
+    if faults := describe_faults(workspace):
+        remarks.append(faults)
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
     arms = {BEST: "best", control: f"control: {control}"}
+    usage = usage_rows(summary, retrained)
     return ReportData(
         title=f"{params.set_name}: what the search over {params.search.space} found",
         verdict=evaluation.verdict,
@@ -150,6 +160,9 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         folds=[each.content() for each in evaluation.folds],
         folds_note=describe_folds(evaluation),
         look=evaluation.look or 1,
+        pictures=picture_rows(division),
+        pictures_about=describe_pictures(prepared.manifest, division),
+        pictures_remarks=picture_remarks(prepared.manifest, division),
         attention=_attention_rows(evaluation, arms),
         attention_changes=_attention_changes(evaluation),
         attention_note=_attention_note(evaluation, prepared.manifest),
@@ -178,7 +191,8 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         command="make repro" if workspace.own is None else "sar-search compare --run, with this method among others",
         versions=versions(),
         cost=describe_cost(summary, retrained),
-        usage=usage_rows(summary, retrained),
+        usage=usage,
+        usage_note=describe_other_work(usage),
         seconds=3600 * summary.spent.training_hours + retrained.seconds,
     )
 
@@ -318,8 +332,34 @@ def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str
     for arm, name in arms.items():
         runs = [values for key, values in predictions.items() if key.rpartition("-seed")[0] == arm]
         bins = reliability_bins(np.concatenate(runs), np.tile(predictions["labels"], len(runs)))
-        shown[name] = (bins.confidence, bins.accuracy, bins.count)
+        shown[name] = _merge_bins(bins, LEAST_IN_BIN * len(runs))
     return reliability_figure(shown)
+
+
+def _merge_bins(bins: ReliabilityBins, least: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Merges neighbouring bins until each has enough images; a last one with fewer goes to the one before.
+
+    Args:
+        bins: The bins.
+        least: Number of images that is enough.
+
+    Returns:
+        Mean confidence, accuracy and number of images of each merged bin.
+    """
+    starts, held = [0], 0
+    for place, count in enumerate(bins.count):
+        if held >= least:
+            starts.append(place)
+            held = 0
+        held += int(count)
+    if held < least and len(starts) > 1:
+        starts.pop()
+    counts = np.add.reduceat(bins.count, starts)
+    confidence, accuracy = (
+        np.add.reduceat(np.nan_to_num(means) * bins.count, starts) / counts
+        for means in (bins.confidence, bins.accuracy)
+    )
+    return confidence, accuracy, counts
 
 
 def _pictures(

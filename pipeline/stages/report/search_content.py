@@ -269,6 +269,32 @@ def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
     ]
 
 
+BUSY, OWN = 0.9, 0.6
+"""Share of the machine's CPU from which on it is busy, and share of a run's cores up to which the run is not what makes
+it so.
+"""
+
+
+def describe_other_work(rows: Sequence[Row]) -> str:
+    """Returns a sentence if the CPU was busy with other work than the runs; else an empty text.
+
+    Args:
+        rows: Result of `usage_rows`.
+    """
+    slowed = [
+        row["part"]
+        for row in rows
+        if (row["machine_cpu_busy"] or 0.0) >= BUSY and row["cpu_busy"] is not None and row["cpu_busy"] <= OWN
+    ]
+    if not slowed:
+        return ""
+    return (
+        f"During the {' and the '.join(slowed)} the machine's CPU was busy, but the runs used little of their cores: "
+        "other work ran beside them and slowed them down. It may be their own data workers (train.workers), which do "
+        "not count as part of a run; else the times above are longer than those of a free machine."
+    )
+
+
 def plotted_trials(summary: SearchSummary, rows: Sequence[Mapping[str, str]]) -> str:
     """Returns a sentence on how many results were seen before the test set was."""
     counts = ", ".join(f"{count} {STATE_WORDS[state]}" for state, count in summary.trials.items() if count) or "none"

@@ -1,4 +1,4 @@
-"""Report of a split: sizes, small and rare classes, and copies of one image in several roles."""
+"""Report of a split: sizes, small and rare classes, masks, and copies of one image in several roles."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.prepared.encoded import EncodedRows
+from pipeline.data.prepared.prepared import UNDECIDED, Prepared
 from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
 from pipeline.data.splits.imbalance import describe_imbalance
@@ -29,12 +30,14 @@ SHOWN = 3
 """Classes that a printed line names."""
 LISTED = 1000
 """Unused entries, and pairs of copies, that the report lists at most."""
+BLOCK = 1000
+"""Masks that are in memory at once when they are counted."""
 REFUSED = 5
 """Pairs of copies that an error message names."""
 
 
 def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_by: Report | None) -> Report:
-    """Returns the report as plain data: images by role and class, groups and copies.
+    """Returns the report as plain data: images by role and class, masks, groups and copies.
 
     Args:
         inputs: The split and what it was made from.
@@ -53,9 +56,21 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
         "images": {role: len(getattr(split, role)) for role in ROLES},
         "classes": {name: {role: counts[role][name] for role in ROLES} for name in prepared.classes},
         **({"folds": _folds(split, prepared)} if split.folds else {}),
+        "masks": _count_masks(prepared),
         "group_by": grouped,
         "duplicates": _duplicates(inputs, prepared, params),
     }
+
+
+def _count_masks(prepared: Prepared) -> int | None:
+    """Returns how many images have a mask, one that is not undecided all over; None for a set without masks."""
+    masks = prepared.masks
+    if masks is None:
+        return None
+    if isinstance(masks, EncodedRows):
+        return sum(len(masks.encoded(row)) > 0 for row in range(len(masks)))
+    starts = range(0, len(masks), BLOCK)
+    return sum(int((masks[start : start + BLOCK] != UNDECIDED).any(axis=(1, 2)).sum()) for start in starts)
 
 
 def _count_classes(ids: Ids, prepared: Prepared) -> dict[str, int]:
@@ -232,5 +247,6 @@ def _images(count: int, kind: str = "") -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes the report as JSON."""
-    write_whole(path, json.dumps(report, indent=1) + "\n")
+    """Writes the report as JSON, with its lines of text but the first, which has the sizes, as `remarks`."""
+    _, *remarks = report_lines(report)
+    write_whole(path, json.dumps({**report, "remarks": remarks}, indent=1) + "\n")
