@@ -34,7 +34,7 @@ def said(checkout: Checkout, *command: str) -> str:
 
 
 def test_metrics_and_plots_are_shown(done: Checkout) -> None:
-    assert "0.9" in said(done, "dvc", "metrics", "show")
+    assert "0.9" in said(done, "dvc", "metrics", "show", "--json")
     assert "index.html" in said(done, "dvc", "plots", "show")
     (done.root / "results/evaluate/metrics.json").write_text(METRICS.replace("0.9", "0.8"))
     try:

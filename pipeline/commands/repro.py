@@ -17,7 +17,7 @@ from pipeline.commands.check import run_check
 from pipeline.commands.results import describe_results
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.console.format import fit_lines
-from pipeline.entry import ANNOUNCED, INTERRUPTED, RESULTS_FOLLOW
+from pipeline.entry import ANNOUNCED, INTERRUPTED, INTERRUPTED_WORDS, RESULTS_FOLLOW
 from pipeline.errors import UserError
 from pipeline.fork_server import fork_server
 from pipeline.promotion.registered_version import REPAIR, advice
@@ -69,10 +69,11 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             if whole:
                 print(describe_results(workspace))
             return 0
-        try:
-            return int(workspace.stage_status.read_text())
-        except (OSError, ValueError):
-            return status
+        with suppress(OSError, ValueError):
+            status = int(workspace.stage_status.read_text())
+        if status == INTERRUPTED:
+            print(INTERRUPTED_WORDS, file=sys.stderr)  # again, below DVC's own lines, which call it a failure
+        return status
 
 
 @contextmanager

@@ -42,6 +42,21 @@ def test_the_verdict_is_told_when_the_whole_pipeline_has_run(
     assert ("the verdict" in printed) == said
 
 
+def test_after_an_interruption_the_last_line_says_how_to_go_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC calls it a failure, after the stage has said that nothing is lost."""
+
+    def interrupted(*_: object) -> int:
+        workspace.stage_status.write_text(str(INTERRUPTED))
+        print("ERROR: failed to reproduce 'search'", file=sys.stderr)
+        return 255
+
+    monkeypatch.setattr(repro, "run_dvc", interrupted)
+    assert repro.reproduce(workspace, []) == INTERRUPTED
+    assert capsys.readouterr().err.splitlines()[-1] == entry.INTERRUPTED_WORDS
+
+
 @pytest.mark.parametrize(("arguments", "follow"), [([], True), (["--force"], True), (["search"], False)])
 def test_stages_learn_what_has_been_printed_and_whether_the_results_follow(
     arguments: list[str], follow: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
