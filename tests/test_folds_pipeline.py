@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 FOLDS = 2
 SETTINGS = TINY | {
     "search.max_concurrent_trials": 1,
-    "search.confirm": {"top": 1, "seeds": 1},
+    "search.confirm.top": 1,
+    "search.confirm.seeds": 1,
     "evaluate.folds": FOLDS,
     "promote.max_ece": None,
     "promote.min_accuracy": 0.0,

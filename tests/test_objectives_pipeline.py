@@ -34,7 +34,8 @@ SETTINGS: dict[str, Any] = {
     "search.constraints.max_latency_ms": 10_000,
     "search.points": {"large": {KWARGS: LARGE, WEIGHT: 0.1}, "small": {KWARGS: SMALL}},
     "search.warm_start": "mine.csv",
-    "search.confirm": {"top": 1, "seeds": 1},
+    "search.confirm.top": 1,
+    "search.confirm.seeds": 1,
     "retrain.seeds": 1,
 }
 

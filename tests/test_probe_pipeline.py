@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS: dict[str, Any] = {
     "search.trials": 1,
     "search.max_concurrent_trials": 1,
-    "search.confirm": {"top": 1, "seeds": 0},
+    "search.confirm.top": 1,
+    "search.confirm.seeds": 0,
     "evaluate.probe": True,
 }
 
