@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -222,6 +223,28 @@ def test_parameters_and_values_in_sentences_are_accepted(page: Path, tmp_path: P
             fragments[span] = "".join(f"{{{name}: " for name in names) + value + "}" * len(names)
     assert unknown == []
     assert refusals(fragments, tmp_path) == []
+
+
+def sections_cut_short(text: str, listed: Collection[str]) -> list[str]:
+    """The sections in one line, `confirm: {seeds: 0}`, that lack parameters which dvc.yaml lists one by one."""
+    short = []
+    for path, content in re.findall(r"(?:\w+\.)*(\w+): (\{\w+: [^{}]*\})", text):
+        given = set(parse_yaml(content, text))
+        needed = {name.rpartition(".")[2] for name in listed if name.split(".")[-2:-1] == [path]}
+        short += [f"{path}: {content}"] if given <= needed and given < needed else []
+    return short
+
+
+def test_sections_in_one_line_have_all_parameters_that_dvc_needs() -> None:
+    """Written into params.yaml, one without them would be refused. Records of what was run keep their words."""
+    stages = parse_yaml((ROOT / "dvc.yaml").read_text(), "dvc.yaml")["stages"].values()
+    listed = {name for stage in stages for name in stage.get("params", ()) if isinstance(name, str)}
+    assert sections_cut_short("search:\n  confirm: {seeds: 0}", listed) == ["confirm: {seeds: 0}"]
+    assert sections_cut_short("cluster: {storage: s3://bucket}", listed) == []  # of no stage
+    records = ("docs/results/", "docs/benchmarks/")
+    pages = [page for page in PAGES if not name_of(page).startswith(records)]
+    found = {name_of(page): sections_cut_short(page.read_text(encoding="utf-8"), listed) for page in pages}
+    assert {name: short for name, short in found.items() if short} == {}
 
 
 def test_values_that_are_wrong_are_noticed(tmp_path: Path) -> None:
