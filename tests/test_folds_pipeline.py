@@ -90,7 +90,7 @@ def test_verdict_report_and_registry_speak_of_the_procedure(done: Clone) -> None
     assert evaluation["comparison"]["difference"] == pytest.approx(weighted)
     page = (done.root / "results" / "report" / "index.html").read_text()
     assert "Fold by fold" in page
-    assert "It has seen every image that was tested" in page
+    assert "It has seen every test image" in page
     results = said(done, "results")
     assert "fold 1 " in results
     assert "best of each fold     test accuracy" in results

@@ -57,7 +57,7 @@ def test_the_search_is_for_the_function_from_the_plan_to_the_report(done: Checko
     assert summary["choice"]["metric"]["label"] == "even"
     said = done.search("check").stdout
     assert "objective maximize val/metric" in said
-    assert "among those whose even cannot be told from the highest" in said
+    assert "among those whose mean even lies within" in said
     status = done.search("status", folder_of(done).name[:8]).stdout
     assert "val/metric" in next(line for line in status.splitlines() if line.startswith("trial "))
     page = (done.root / "results/report/index.html").read_text()

@@ -64,8 +64,7 @@ def test_plan_says_what_is_searched_for_and_within_what(done: Checkout) -> None:
     said = done.search("check")
     assert said.returncode == 0, said.stderr
     assert (
-        "objectives maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; what is"
-        in said.stdout
+        "objectives maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; the " in said.stdout
     )
     assert "within    max_parameters 15,000, max_latency_ms 1e+04" in said.stdout
     assert "; first large, small; warm start with 3 results of mine.csv" in said.stdout
