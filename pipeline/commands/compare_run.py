@@ -142,7 +142,7 @@ def _decide(plan: Plan, given: str, answer: Answer) -> Iterator[str]:
     try:
         yield from decide_on_searches(plan, resume_anyway=answer.resume_anyway, new=answer.new)
     except UserError as error:
-        told = str(error).replace("sar-search check --", f"sar-search compare --run {given} --check --")
+        told = str(error).replace("sar-search check --", f"sar-search compare --run {given} --")
         raise UserError(told) from None
 
 

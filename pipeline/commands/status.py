@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.artifacts.best_config import BestConfig, read_fold_searches
+from pipeline.artifacts.best_config import BestConfig
 from pipeline.cluster.storage import StorageError
+from pipeline.compared.compared_methods import SPACE
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import Content, Params, load_params
 from pipeline.console.format import (
@@ -24,7 +25,7 @@ from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.earlier_searches import find_earlier
 from pipeline.state.search_health import examine_state
 from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
-from pipeline.state.status_words import describe_running_stage, describe_state, trial_state
+from pipeline.state.status_words import ENDED, describe_running_stage, describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget, full_epochs
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.records import (
@@ -64,12 +65,12 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         paused = any(search.paused_trials for search in found.searches)
         unended = "not ended, those that are paused too" if paused else "not ended"
         yield f"trials: in full/stopped early/failed/{unended}{untrained}, + confirmations by further seeds"
-        if current and any(search.folder in current.searches for search in found.searches):
-            yield "* the next run resumes this search; `sar-search status ID` lists its trials"
+        if asked := [search for search in found.searches if current and search.folder in current.searches]:
+            yield f"* {_next_run(asked)}; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
     elif found.searches and current and all(search.folder not in current.searches for search in found.searches):
-        yield "params.yaml asks for none of these: the next run begins a new one"
+        yield "params.yaml asks for none of these: `make repro` begins a new one"
     elif trouble:
         yield trouble
     yield from (f"not listed: {reason}" for reason in found.unreadable)
@@ -105,7 +106,7 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
         untrained = counts.pop(INFEASIBLE)
         row = {
             " search": ("*" if current and search.folder in current.searches else " ") + search.id,
-            "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}{_part(search)}",
+            "of": f"{search.history.header.get('set', '?')}, {_space_name(search)}{_part(search)}",
             "state": describe_state(search, search.runner()),
             "trials": "/".join(map(str, counts.values()))
             + (f" {untrained} inf" if untrained else "")
@@ -133,7 +134,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     """
     params, current, _ = _parameters(workspace)
     search = choose_search(find_searches(workspace.searches).searches, prefix)
-    history, runner, chosen = search.history, search.runner(), _chosen(workspace, search)
+    history, runner, chosen = search.history, search.runner(), _chosen(search)
     best, first = chosen or search.best, search.objectives.first
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     spent = f"{_epochs(search, params, current)}, {history.seconds / HOUR:.2f} hours in "
@@ -192,14 +193,14 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
     return format_count(spent, "epoch") if budget is None else f"{spent:,} of {budget:,} epochs"
 
 
-def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:
-    """Returns the trial that results/ has as the best configuration; None if results/ are of another search."""
+def _chosen(search: SearchState) -> TrialRecord | None:
+    """Returns the trial that the search has chosen as the best configuration; None while it has not ended."""
+    if search.open_trials:
+        return None  # it was extended, and has not chosen anew
     try:
-        results = [BestConfig.read(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
+        return search.history.trials.get(BestConfig.read(search.folder).trial)
     except UserError:
         return None
-    trials = search.history.trials
-    return next((trials.get(each.trial) for each in results if each.fingerprint[:16] == search.folder.name), None)
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
@@ -247,13 +248,24 @@ def _counts(search: SearchState, role: str) -> dict[str | None, int]:
 
 def _against(search: SearchState, current: CurrentSearch) -> str:
     if search.folder in current.searches:
-        return "the next run resumes it"
+        return f"ask for it: {_next_run([search])}"
     content: Content = search.history.header.get("content", {})
     changed = changed_content(content, current.content)
     if not changed:
         return "ask for the same, and a new search has replaced this one"
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     return f"have changed since: {', '.join(changed[:SHOWN])}{more}"
+
+
+def _next_run(searches: Sequence[SearchState]) -> str:
+    """Returns what the next run does with the searches that params.yaml asks for, in words.
+
+    Args:
+        searches: the searches.
+    """
+    if all(describe_state(search, search.runner()) == ENDED for search in searches):
+        return "the next run trains nothing further for this search, unless search.budget was raised"
+    return "the next run resumes this search"
 
 
 def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | None, str]:
@@ -283,3 +295,9 @@ def _part(search: SearchState) -> str:
 
 def _space_file(search: SearchState) -> str:
     return str(search.history.header.get("space_file", "?"))
+
+
+def _space_name(search: SearchState) -> str:
+    """Returns the name of the space's file; in a comparison, which may write it anew, the name of the method."""
+    file = Path(_space_file(search))
+    return file.parent.name if file.name == SPACE else file.stem

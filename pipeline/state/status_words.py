@@ -9,6 +9,8 @@ from pipeline.state.searches import Runner, SearchState, is_held
 from pipeline.tune.journal.records import CONFIRMATION, CONTROL, TRIAL, TrialRecord
 from pipeline.workspace import Workspace
 
+ENDED = "ended"
+"""State of a search that has nothing left to train with the budget that it had."""
 ROLES = {TRIAL: "trial", CONTROL: "control", CONFIRMATION: "confirmation"}
 """Nouns of the runs of a search, by role."""
 STATES = (*STATE_WORDS.values(), "paused", "running")
@@ -27,7 +29,7 @@ def describe_state(search: SearchState, runner: Runner | None) -> str:
         return f"{doing} {runner.pid or 'elsewhere'}"
     if search.superseded:
         return "superseded"
-    return "unfinished" if search.open_trials or not search.history.trials else "ended"
+    return "unfinished" if search.open_trials or not search.history.trials else ENDED
 
 
 def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) -> str:

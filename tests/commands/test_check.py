@@ -425,6 +425,14 @@ def test_search_of_other_code_waits_for_its_users_word(workspace: Workspace) -> 
     assert read_history(task.folder / JOURNAL).trials["t0000"].epochs
 
 
+def test_comparison_names_the_command_that_decides_and_goes_on(workspace: Workspace) -> None:
+    begun(workspace)
+    with pytest.raises(UserError, match="begun by other code") as refused:
+        list(check_methods(workspace, "sar,tv", Answer(), measured=False))
+    assert "  sar-search compare --run sar,tv --resume-anyway " in str(refused.value)
+    assert "  sar-search compare --run sar,tv --new " in str(refused.value)
+
+
 def test_search_of_other_code_goes_on_when_its_user_says_so(workspace: Workspace) -> None:
     task = begun(workspace)
     said = told(workspace, resume_anyway=True)

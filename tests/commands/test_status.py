@@ -76,7 +76,7 @@ def test_newest_comes_first_and_only_what_params_ask_for_is_marked(workspace: Wo
     assert lines[2].startswith(f"*{mine.name[:8]}")
     set_params(workspace, {"base": {"seed": 3}})
     assert "*" not in said(workspace)
-    assert "the next run begins a new one" in said(workspace)
+    assert "`make repro` begins a new one" in said(workspace)
 
 
 def test_none_is_marked_while_data_are_of_other_parameters(workspace: Workspace) -> None:
@@ -91,7 +91,7 @@ def test_split_of_the_parameters_decides_and_not_the_one_on_disk(workspace: Work
     workspace.split.write_text("that of other parameters")
     assert f"*{present(workspace).name[:8]}" in said(workspace)
     set_params(workspace, {"split": {"val_fraction": 0.5}})
-    assert "the next run begins a new one" in said(workspace)
+    assert "`make repro` begins a new one" in said(workspace)
 
 
 def present(workspace: Workspace) -> Path:
@@ -390,18 +390,36 @@ def test_searches_of_folds_are_told_apart_and_are_all_what_the_next_run_goes_on_
         assert part in " ".join(row(workspace, folder))
         told = "\n".join(describe_search(workspace, folder.name[:8]))
         assert f"over search_spaces/sar.yaml, {part}" in told
-        assert "the next run resumes it" in told
+        assert "params  ask for it: the next run resumes this search" in told
     set_params(workspace, {"evaluate": {"folds": 4}, "split": {"duplicates": "ignore"}})
     assert f"*{folders[1].name[:8]}" not in said(workspace)
 
 
-def test_best_of_a_folds_search_is_what_its_results_name(workspace: Workspace) -> None:
-    set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
-    folders = write_fold_searches(workspace)
-    for number, folder in enumerate(folders):
-        place = workspace.results / "search" / (f"folds/{number}" if number else "")
-        place.mkdir(parents=True, exist_ok=True)
-        content = {"fingerprint": folder.name + "0" * 48, "trial": "t0000", "best": {}, "controls": {}}
-        (place / "best.yaml").write_text(json.dumps(content))
-    for folder in folders:
-        assert "t0000, chosen" in "\n".join(describe_search(workspace, folder.name[:8]))
+def test_best_of_an_ended_search_is_what_it_has_chosen_whatever_results_hold(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    with open_search(workspace) as journal:
+        run(journal, "t0004", epochs=2, state=COMPLETE, accuracy=0.9)
+    chosen = {"fingerprint": folder.name + "0" * 48, "trial": "t0000", "best": {}, "controls": {}}
+    (folder / "best.yaml").write_text(json.dumps(chosen))
+    assert "t0004, the best so far" in "\n".join(describe_search(workspace, folder.name))  # t0003 has not ended
+    with open_search(workspace) as journal:
+        journal.end("t0003", PRUNED, None)
+    assert "t0000, chosen" in "\n".join(describe_search(workspace, folder.name))
+
+
+def test_ended_search_is_not_said_to_be_resumed(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    assert "* the next run resumes this search;" in said(workspace)
+    with open_search(workspace) as journal:
+        journal.end("t0003", PRUNED, None)
+    nothing = "the next run trains nothing further for this search, unless search.budget was raised"
+    assert f"* {nothing};" in said(workspace)
+    assert f"params  ask for it: {nothing}" in "\n".join(describe_search(workspace, folder.name))
+
+
+def test_search_of_a_comparison_has_its_methods_name(workspace: Workspace) -> None:
+    content = content_of(workspace)
+    with open_search(workspace, content, space_file="results/compare/tuned_control/space.yaml") as journal:
+        run(journal, "t0000", epochs=2, state=COMPLETE)
+        folder = ledger_folder(journal)
+    assert row(workspace, folder)[1:3] == ["digits,", "tuned_control"]

@@ -53,12 +53,17 @@ def content_of(workspace: Workspace) -> dict[str, Any]:
 
 
 def open_search(
-    workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0, part: str = ""
+    workspace: Workspace,
+    content: Mapping[str, Any] | None = None,
+    *,
+    gpus: float = 0.0,
+    part: str = "",
+    space_file: str = "search_spaces/sar.yaml",
 ) -> Journal:
     """The journal of a search; of the one that params.yaml asks for, unless its content is given."""
     content = content_of(workspace) if content is None else content
     name = fingerprint(content)
-    header = {"fingerprint": name, "set": "digits", "space_file": "search_spaces/sar.yaml", "content": content}
+    header = {"fingerprint": name, "set": "digits", "space_file": space_file, "content": content}
     header |= {"part": part} if part else {}
     return Journal(workspace.searches / name[:16] / "journal.jsonl", header, gpus=gpus)
 

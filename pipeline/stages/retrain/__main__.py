@@ -59,13 +59,13 @@ def main(workspace: Workspace) -> None:
     jobs = [job for each in of_parts for job in each.jobs]
     folder = workspace.results / "retrain"
     seeds.write(folder)  # before any network is trained or tested
-    kept = sum(is_finished(job) for job in jobs)
-    done = f", {kept} of them done before" if kept else ""
+    kept = {job.name for job in jobs if is_finished(job)}
+    done = "" if not kept else f", {len(kept)} of them trained before" if len(kept) < len(jobs) else ", trained before"
     images = len(whole.split.train) + len(whole.split.val)
     beside = f" and outside each of {len(folds)} folds" if folds else ""
     print(f"retraining on {images:,} images{beside}: {len(jobs)} runs{done}", flush=True)
-    expected = describe_duration(workspace, params, len(jobs) - kept)
-    if kept < len(jobs):
+    expected = describe_duration(workspace, params, len(jobs) - len(kept))
+    if len(kept) < len(jobs):
         takes = f" ({expected} expected)" if expected else ""
         print(
             f"starting Ray{takes}; a run's line comes when it has ended, and no image is left to validate on",
@@ -77,7 +77,7 @@ def main(workspace: Workspace) -> None:
         last = learning_curves(job.folder)[-1]
         print(
             f"[{count:>{len(str(of))}} of {of}] {job.model_folder:<{width}}  train/accuracy "
-            f"{last['train/accuracy']:.4f}",
+            f"{last['train/accuracy']:.4f}{'  trained before' * (job.name in kept)}",
             flush=True,
         )
     for job in jobs:
