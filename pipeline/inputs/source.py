@@ -7,11 +7,9 @@ check`, the first step of `make repro`, compares that record with the source.
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.console.format import format_count
 from pipeline.data.decode.masks import ADVICE
 from pipeline.data.prepared.prepared import Manifest, open_prepared
 from pipeline.data.sources.dataset_registry import DATASETS
@@ -105,24 +103,6 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
     notes = {name: note for name, note in _notes(workspace).items() if name != data_hash}
     notes[data_hash] = {"identity": source.identity, "images": source.images, "prepare": _options(params)}
     write_whole(path, json.dumps(dict(list(notes.items())[-NOTES_FILE:]), indent=1) + "\n")
-
-
-def describe_warnings(manifest: Manifest) -> Iterator[str]:
-    """Yields lines on irregularities of a set that has just been prepared, with the names of some files.
-
-    Args:
-        manifest: manifest of the prepared set.
-    """
-    originals = manifest.get("original_labels")
-    if originals is not None and originals != list(range(len(originals))):
-        some = ", ".join(str(label) for label in originals[:5]) + (", ..." if len(originals) > 5 else "")
-        yield f"labels: the set's own labels {some} are numbered 0 to {len(originals) - 1} here"
-    for kind, found in manifest.get("remarks", {}).items():
-        some = ", ".join(found["first"][:3]) + (", ..." if found["files"] > 3 else "")
-        advice = f". {ADVICE[kind]} (docs/own-images/decoding.md)" if kind in ADVICE else ""
-        yield f"{kind}: {format_count(found['files'], 'file')} ({some}){advice}"
-    for name, reason in list(manifest.get("skipped", {}).items())[:10]:
-        yield f"left out: {name}: {reason}"
 
 
 def warn_of_masks(manifest: Manifest, masks: int) -> str:

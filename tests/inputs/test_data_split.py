@@ -66,7 +66,10 @@ def test_ordinary_set_is_told_in_one_line(tmp_path: Path, capsys: pytest.Capture
     assert report["group_by"] is report["masks"] is None
     assert report["remarks"] == []
     assert describe_faults(workspace) == ""
-    assert report["duplicates"]["exact"] == {"test": 0, "val": 0, "different_labels": 0, "pairs": []}
+    assert report["duplicates"]["exact"] == {
+        **{"test": 0, "val": 0, "different_labels": 0},
+        **{"pairs": [], "different_pairs": []},
+    }
     plain = make_split(open_prepared(workspace.prepared).labels, val_fraction=0.2, test_fraction=0.2, seed=0)
     assert read_split(workspace.split, data_hash="d").split_hash == plain.split_hash
 
@@ -309,7 +312,10 @@ def test_copies_with_different_labels_are_counted(tmp_path: Path, capsys: Any) -
     images[4] = images[0]  # the first animal is a cat, the second a dog
     lines, report = run(make_checkout(tmp_path, {}, images), capsys)
     assert report["duplicates"]["exact"]["different_labels"] == 1
-    assert "1 image with an exact copy that has another class" in lines
+    assert report["duplicates"]["exact"]["different_pairs"] == [["set/cat/a0_0.png", "set/dog/a1_4.png"]]
+    pair = "set/cat/a0_0.png = set/dog/a1_4.png"
+    said = f"1 image with an exact copy that has another class ({pair}; see data/split_report.json)"
+    assert said in lines
 
 
 def test_imbalance_and_small_classes_are_told(tmp_path: Path, capsys: Any) -> None:

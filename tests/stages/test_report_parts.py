@@ -372,9 +372,14 @@ def test_pictures_are_described_with_what_was_left_out_and_what_was_not_looked_f
     whole: Manifest = {**MANIFEST, "has_masks": False, "skipped": {}}
     words = dict(describe_pictures(whole, none))
     assert (words["masks"], words["files left out"], words["exact copies"]) == ("none", "none", "none in several roles")
-    odd: Manifest = {**MANIFEST, "remarks": {"no object": {"files": 4, "first": ["1", "2", "3", "4"]}}}
+    odd: Manifest = {
+        **MANIFEST,
+        "remarks": {"no object": {"files": 4, "first": ["1", "2", "3", "4"], "advice": "Draw one"}},
+    }
+    odd["original_labels"] = [3, 5]
     assert picture_remarks(odd, division()) == [
-        "No object: 4 files (1, 2, 3, ...)",
+        "Labels: the set's own labels 3, 5 are numbered 0 to 1 here",
+        "No object: 4 files (1, 2, 3, ...). Draw one (docs/own-images/decoding.md)",
         "Left out: cat/a.png: the file is empty",
         "20 groups stay whole",
     ]

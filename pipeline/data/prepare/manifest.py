@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.decode.masks import ADVICE
 from pipeline.data.prepared.prepared import FORMAT, Manifest, OddFiles
 from pipeline.data.sources.image_source import ImageSource, UnreadableFile
 
@@ -26,6 +27,8 @@ def count_remarks(found: dict[str, OddFiles], remarks: Sequence[tuple[str, str]]
     """
     for kind, name in remarks:
         entry = found.setdefault(kind, {"files": 0, "first": []})
+        if kind in ADVICE:
+            entry["advice"] = ADVICE[kind]
         entry["files"] += 1
         if len(entry["first"]) < NAMED:
             entry["first"].append(name)

@@ -18,10 +18,10 @@ node share one copy in the page cache.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ from pipeline.errors import UserError, single_item_command
 
 FORMAT = 1
 """Version of the format."""
+FILES_SHOWN = 10
+"""Files that were left out that are named at most."""
+NAMES_SHOWN = 3
+"""Files with the same remark that are named at most."""
 UNDECIDED = 255
 """Value of mask pixels of which it is unknown whether they are object or background."""
 
@@ -41,10 +45,12 @@ class OddFiles(TypedDict):
     Attributes:
         files: Their number.
         first: Names of the first ones.
+        advice: What the remark means, and what to do; missing if there is nothing to say.
     """
 
     files: int
     first: list[str]
+    advice: NotRequired[str]
 
 
 class Details(TypedDict, total=False):
@@ -101,6 +107,24 @@ class Manifest(Details, total=False):
     test_images: int
     skipped: Mapping[str, str]
     remarks: Mapping[str, OddFiles]
+
+
+def describe_oddities(manifest: Manifest) -> Iterator[str]:
+    """Yields lines on what is odd about the files of a prepared set, with the names of some of them.
+
+    Args:
+        manifest: Manifest of the set.
+    """
+    originals = manifest.get("original_labels")
+    if originals is not None and originals != list(range(len(originals))):
+        some = ", ".join(map(str, originals[:5])) + ", ..." * (len(originals) > 5)
+        yield f"labels: the set's own labels {some} are numbered 0 to {len(originals) - 1} here"
+    for kind, found in manifest.get("remarks", {}).items():
+        count, some = found["files"], ", ".join(found["first"][:NAMES_SHOWN])
+        named = f"{count:,} file{'s' * (count != 1)} ({some}{', ...' * (count > NAMES_SHOWN)})"
+        yield f"{kind}: {named}" + (f". {found['advice']} (docs/own-images/decoding.md)" if "advice" in found else "")
+    for name, reason in list(manifest.get("skipped", {}).items())[:FILES_SHOWN]:
+        yield f"left out: {name}: {reason}"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from pipeline.console.format import wrap_text
 from pipeline.console.progress import CountProgress
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.prepared import describe_oddities
 from pipeline.data.sources.download import fetch
 from pipeline.entry import run_stage
-from pipeline.inputs.source import describe_warnings, note_source, preview_source, source_config, warn_of_masks
+from pipeline.inputs.source import note_source, preview_source, source_config, warn_of_masks
 from pipeline.workspace import Workspace
 
 
@@ -27,7 +28,7 @@ def main(workspace: Workspace) -> None:
             on_progress=bar,
         )
     note_source(workspace, params, found, manifest["data_hash"])
-    for line in (*found.notes, *describe_warnings(manifest)):
+    for line in (*found.notes, *describe_oddities(manifest)):
         print(line)
     if warning := warn_of_masks(manifest, found.masks):
         print(f"\n{wrap_text(warning)}\n")

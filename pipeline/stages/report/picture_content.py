@@ -1,19 +1,15 @@
 """The report's part on the pictures: how many of each class have which role, and what is odd about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.console.format import format_count
-from pipeline.data.prepared.prepared import Manifest
+from pipeline.data.prepared.prepared import Manifest, describe_oddities
 from pipeline.figures.report import Row, Words
 from pipeline.inputs.data_split import count_copies
 
 CLASSES_SHOWN = 20
 """Classes that the table shows at most: those with the fewest images, which limit what can be learnt and shown."""
-FILES_SHOWN = 10
-"""Files that were left out that are named at most."""
-NAMES_SHOWN = 3
-"""Files with the same remark that are named at most."""
 
 
 def picture_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -78,14 +74,4 @@ def picture_remarks(manifest: Manifest, report: Mapping[str, Any]) -> list[str]:
         manifest: Manifest of the prepared set.
         report: The split's report; one of an earlier version has no remarks.
     """
-    said = [
-        f"{kind}: {format_count(found['files'], 'file')} ({_list_names(found['first'], found['files'])})"
-        for kind, found in manifest.get("remarks", {}).items()
-    ]
-    skipped = manifest.get("skipped", {})
-    said += [f"left out: {name}: {reason}" for name, reason in list(skipped.items())[:FILES_SHOWN]]
-    return [f"{line[0].upper()}{line[1:]}" for line in (*said, *report.get("remarks", []))]
-
-
-def _list_names(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + ", ..." * (count > NAMES_SHOWN)
+    return [f"{line[0].upper()}{line[1:]}" for line in (*describe_oddities(manifest), *report.get("remarks", []))]

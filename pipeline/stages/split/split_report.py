@@ -135,16 +135,19 @@ def _describe(
     Returns:
         `test`: test images with a copy in train or val. `val`: val images with a copy in train. `different_labels`:
         pairs with two classes. `pairs`: the first pairs with two roles, each image as (name, role).
+        `different_pairs`: the names of the first pairs with two classes.
     """
     has = np.zeros((clusters.max() + 1, len(ROLES)), dtype=np.bool_)
     used = roles >= 0
     has[clusters[used], roles[used]] = True
     train, val, _ = has[clusters].T
     across = [(a, b) for a, b in pairs if roles[a] != roles[b] and roles[a] >= 0 and roles[b] >= 0]
+    differ = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
     return {
         "test": int(((roles == 2) & (train | val)).sum()),
         "val": int(((roles == 1) & train).sum()),
-        "different_labels": int((labels[pairs[:, 0]] != labels[pairs[:, 1]]).sum()),
+        "different_labels": len(differ),
+        "different_pairs": [[_name(row, names) for row in pair] for pair in differ[:LISTED]],
         "pairs": [[[_name(row, names), ROLES[roles[row]]] for row in pair] for pair in across[:LISTED]],
     }
 
@@ -199,7 +202,9 @@ def report_lines(report: Report) -> Iterator[str]:
         if found.get(kind) and (line := _copy_line(found[kind], words)):
             yield line
     if found.get("exact") and (differ := found["exact"]["different_labels"]):
-        yield f"{_images(differ)} with an exact copy that has another class"
+        one, other = found["exact"]["different_pairs"][0]
+        named = f"{quote_name(one)} = {quote_name(other)}{', ...' * (differ > 1)}"
+        yield f"{_images(differ)} with an exact copy that has another class ({named}; see data/split_report.json)"
 
 
 def _fold_lines(folds: Sequence[Report]) -> Iterator[str]:
