@@ -44,6 +44,8 @@ def test_search_leaves_its_trials_controls_and_best_setting(done: Checkout) -> N
     assert set(summary["controls"]) == {"baseline", "paper"}
     assert set(best["best"]) == {f"regularizer.spatial_entropy.{name}" for name in ("weight", "layers", "threshold")}
     assert best["trial"] in ("t0000", "t0001")
+    (kept,) = done.root.glob("state/searches/*/best.yaml")  # for `status`, when results/ are of another search
+    assert kept.read_bytes() == (done.root / "results/search/best.yaml").read_bytes()
 
 
 def test_study_is_a_file_that_optuna_opens(done: Checkout) -> None:

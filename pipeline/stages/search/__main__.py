@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from pipeline.artifacts.best_config import FoldSearch, FoldSearches
+from pipeline.artifacts.best_config import BestConfig, FoldSearch, FoldSearches
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.cluster.runtime import shared_ray
 from pipeline.console.format import fit_lines
@@ -138,6 +138,7 @@ def _search(
             print("writing the results", flush=True)
         folder = part.folder(workspace.results / "search")
         best, summary = write_results(task, outcome, folder)
+        BestConfig.read(folder).write(task.folder)  # for `status`; results/ may come to be of another search
         write_pareto_figure(folder, summary)
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)

@@ -98,7 +98,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     if control_choice is not None:
         controls[task.params.retrain.control] = dict(control_choice.best.trial.values)
     weights: dict[str, Any] = {"weights": task.header["weights"]} if "weights" in task.header else {}
-    found = BestConfig(
+    BestConfig(
         fingerprint=task.fingerprint,
         trial=best.trial.id,
         best=best.trial.values,
@@ -106,9 +106,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
         against=summary.against,
         parameters=json.loads(json.dumps(fingerprint_parameters(task.asked or task.params))),
         **weights,
-    )
-    found.write(folder)
-    found.write(task.folder)  # results/ may come to be of another search
+    ).write(folder)
     return best.trial, summary
 
 
