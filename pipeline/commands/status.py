@@ -264,7 +264,7 @@ def _next_run(searches: Sequence[SearchState]) -> str:
         searches: the searches.
     """
     if all(describe_state(search, search.runner()) == ENDED for search in searches):
-        return "the next run trains nothing further for this search, unless search.budget was raised"
+        return "it has ended, and the next run trains nothing further for it unless params.yaml extends it"
     return "the next run resumes this search"
 
 

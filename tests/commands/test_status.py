@@ -412,7 +412,7 @@ def test_ended_search_is_not_said_to_be_resumed(workspace: Workspace) -> None:
     assert "* the next run resumes this search;" in said(workspace)
     with open_search(workspace) as journal:
         journal.end("t0003", PRUNED, None)
-    nothing = "the next run trains nothing further for this search, unless search.budget was raised"
+    nothing = "it has ended, and the next run trains nothing further for it unless params.yaml extends it"
     assert f"* {nothing};" in said(workspace)
     assert f"params  ask for it: {nothing}" in "\n".join(describe_search(workspace, folder.name))
 

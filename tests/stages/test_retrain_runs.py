@@ -22,12 +22,12 @@ from pipeline.data.splits.split import make_split, write_split
 from pipeline.errors import UserError
 from pipeline.inputs.procedure import read_parts
 from pipeline.stages.retrain.__main__ import _part_jobs
-from pipeline.stages.retrain.retrain_runs import _run_spec, is_finished, retrain_jobs
+from pipeline.stages.retrain.retrain_runs import _run_spec, finished_folders, is_finished, retrain_jobs
 from pipeline.stages.retrain.stack_size import StackQuestion, arm_of, choose_stack, group_runs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, retrain_together, usage_in
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged, Epoch, end_epoch, fit
-from pipeline.train.sidecar import read_sidecar
+from pipeline.train.sidecar import SIDECAR, read_sidecar
 from pipeline.train.stacked.stack_speed import StackChoice, fastest, sizes
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
@@ -44,6 +44,17 @@ TINY = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("data"), train_fraction=0.1)
+
+
+def test_finished_runs_of_two_folds_are_told_apart(tmp_path: Path) -> None:
+    jobs = [
+        RetrainJob("best", 1, {}, {}, tmp_path, tmp_path, 1, tmp_path / f"run{fold}", fold=fold) for fold in range(3)
+    ]
+    for job in jobs[1:]:
+        job.folder.mkdir()
+        (job.folder / SIDECAR).touch()
+    assert len({job.name for job in jobs}) == 1
+    assert finished_folders(jobs) == {jobs[1].model_folder, jobs[2].model_folder}
 
 
 @pytest.mark.parametrize(("decay", "measured"), [(0.0, True), (0.8, False)])

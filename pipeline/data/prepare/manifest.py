@@ -26,9 +26,11 @@ def count_remarks(found: dict[str, OddFiles], remarks: Sequence[tuple[str, str]]
         remarks: Remark and file name.
     """
     for kind, name in remarks:
-        entry = found.setdefault(kind, {"files": 0, "first": []})
-        if kind in ADVICE:
-            entry["advice"] = ADVICE[kind]
+        if kind not in found:
+            found[kind] = {"files": 0, "first": []}
+            if kind in ADVICE:
+                found[kind]["advice"] = ADVICE[kind]
+        entry = found[kind]
         entry["files"] += 1
         if len(entry["first"]) < NAMED:
             entry["first"].append(name)

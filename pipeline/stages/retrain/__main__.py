@@ -32,7 +32,7 @@ from pipeline.score.forecast import UNFORETOLD
 from pipeline.score.metrics.wording import accuracy_words, words_of
 from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
-    is_finished,
+    finished_folders,
     learning_curves,
     log_retraining,
     retrain_jobs,
@@ -59,7 +59,7 @@ def main(workspace: Workspace) -> None:
     jobs = [job for each in of_parts for job in each.jobs]
     folder = workspace.results / "retrain"
     seeds.write(folder)  # before any network is trained or tested
-    kept = {job.name for job in jobs if is_finished(job)}
+    kept = finished_folders(jobs)
     done = "" if not kept else f", {len(kept)} of them trained before" if len(kept) < len(jobs) else ", trained before"
     images = len(whole.split.train) + len(whole.split.val)
     beside = f" and outside each of {len(folds)} folds" if folds else ""
@@ -77,7 +77,7 @@ def main(workspace: Workspace) -> None:
         last = learning_curves(job.folder)[-1]
         print(
             f"[{count:>{len(str(of))}} of {of}] {job.model_folder:<{width}}  train/accuracy "
-            f"{last['train/accuracy']:.4f}{'  trained before' * (job.name in kept)}",
+            f"{last['train/accuracy']:.4f}{'  trained before' * (job.model_folder in kept)}",
             flush=True,
         )
     for job in jobs:

@@ -100,6 +100,15 @@ def is_finished(job: RetrainJob) -> bool:
     return (job.folder / SIDECAR).exists()
 
 
+def finished_folders(jobs: Sequence[RetrainJob]) -> set[str]:
+    """Returns the folders below models/ of the finished runs. Their names alone are the same in every fold.
+
+    Args:
+        jobs: The runs.
+    """
+    return {job.model_folder for job in jobs if is_finished(job)}
+
+
 def run_retraining(params: Params, jobs: Sequence[RetrainJob], *, expected: str = "") -> Iterator[RetrainJob]:
     """Trains the unfinished runs in parallel, and yields each job once its checkpoint is stored.
 
