@@ -28,7 +28,7 @@ from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded
 from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.state.current_search import current_search
-from pipeline.state.search_summary import decide_on_changed_code, describe_start
+from pipeline.state.search_summary import NOTHING_TO_DECIDE, decide_on_changed_code, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
 from pipeline.tune.journal.image_scores import read_scores
 from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
@@ -120,12 +120,20 @@ def decide_on_searches(plan: Plan, *, resume_anyway: bool, new: bool) -> Generat
     """
     tasks = plan.current_tasks()
     if resume_anyway or new:
-        for each in tasks:
-            yield decide_on_changed_code(each, new=new)
+        yield from decisions([decide_on_changed_code(each, new=new) for each in tasks])
         tasks = plan.current_tasks()  # a new search has other tasks
     for each in tasks:
         check_same_code(read_history(each.folder / JOURNAL), each.header, each.folder)
     return tasks
+
+
+def decisions(told: Sequence[str]) -> list[str]:
+    """Returns the sentences on searches about which there was something to decide; one if there was none.
+
+    Args:
+        told: a sentence on each search.
+    """
+    return [line for line in told if line != NOTHING_TO_DECIDE] or list(told[:1])
 
 
 def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:

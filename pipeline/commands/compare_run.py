@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.artifacts.best_config import BestConfig, read_fold_searches
 from pipeline.artifacts.retraining import ChosenSeeds, Retraining
-from pipeline.commands.check import check_listed, decide_on_searches
+from pipeline.commands.check import check_listed, decide_on_searches, decisions
 from pipeline.commands.repro import alone_with_dvc, run_dvc, run_python
 from pipeline.compared.compared_methods import CONTROL, Comparison, read_comparison, write_params
 from pipeline.compared.compared_plans import describe_comparison_plan, describe_total, plan_searches
@@ -120,8 +120,7 @@ def _check(
         next(iter(plans.values())).check_source_unchanged()
         check_group_by(workspace, params)
         yield from describe_comparison_plan(comparison, plans)
-        for plan in plans.values():
-            yield from _decide(plan, given, answer)
+        yield from decisions([line for plan in plans.values() for line in _decide(plan, given, answer)])
         if measured:
             yield from describe_total(plans)
         else:

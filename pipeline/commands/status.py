@@ -190,6 +190,9 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
     budget = None
     if params and current and search.folder in current.searches:
         budget = full_epochs(params.search.budget.full_trainings, params.train.epochs)
+    if budget is not None and spent > budget:  # sessions before an extension confirmed other configurations
+        beyond = f"{spent - budget:,} beyond the budget of {budget:,}"
+        return f"{spent:,} epochs, {beyond}, as runs of earlier sessions count too"
     return format_count(spent, "epoch") if budget is None else f"{spent:,} of {budget:,} epochs"
 
 

@@ -61,7 +61,7 @@ class ReportData:
         analysis: (name, sentence) pairs on the declared analysis, its results and further comparisons.
         pictures: rows with class and `images`, numbers by role and in all; the last row is of all classes. Empty
             if the split's report is not there.
-        pictures_about: (name, words) pairs on the origin, masks, files left out and copies of the pictures.
+        pictures_about: (name, words) pairs on the origin, masks, broken files and copies of the pictures.
         pictures_remarks: sentences on what is odd about the pictures.
         attention: rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game and
             energy: best and control, then the trivial baselines. None if the data have no masks.

@@ -22,6 +22,7 @@ from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
 
 SHOWN = 6
+NOTHING_TO_DECIDE = "no search of these parameters was begun by other code; there is nothing to decide"
 
 
 def describe_start(task: SearchTask, searches: Path, *, compared: bool = False, nothing_left: bool = False) -> str:
@@ -203,7 +204,7 @@ def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
         new: Whether another search begins in its place; else it is resumed in spite of the changes.
 
     Returns:
-        A sentence that says what will happen.
+        A sentence that says what will happen; `NOTHING_TO_DECIDE` if no search was begun by other code.
 
     Raises:
         UserError: the journal cannot be read, or another process runs the search.
@@ -211,7 +212,7 @@ def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
     history = read_history(task.folder / JOURNAL)
     changed = changed_code(history, task.header)
     if not history.header or not changed:
-        return "no search of these parameters was begun by other code; there is nothing to decide"
+        return NOTHING_TO_DECIDE
     if new:
         (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
         return f"a new search begins with the next run; {task.folder} stays as it is"

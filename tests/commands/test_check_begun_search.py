@@ -15,6 +15,7 @@ from pipeline.files.file_stats import hash_file
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.preflight.plan import make_plan
+from pipeline.state.search_summary import NOTHING_TO_DECIDE
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     JOURNAL,
@@ -39,6 +40,18 @@ def test_comparison_names_the_command_that_decides_and_goes_on(workspace: Worksp
         list(check_methods(workspace, "sar,tv", Answer(), measured=False))
     assert "  sar-search compare --run sar,tv --resume-anyway " in str(refused.value)
     assert "  sar-search compare --run sar,tv --new " in str(refused.value)
+
+
+def test_comparison_tells_a_decision_once_and_of_the_searches_that_it_concerns(workspace: Workspace) -> None:
+    begun(workspace)
+
+    def decided() -> list[str]:
+        plan = check_methods(workspace, "sar,tv", Answer(new=True), measured=False)
+        return [line for line in plan if "new search begins" in line or "nothing to decide" in line]
+
+    (line,) = decided()
+    assert line.startswith("a new search begins with the next run; ")
+    assert decided() == [NOTHING_TO_DECIDE]
 
 
 def test_search_of_other_code_goes_on_when_its_user_says_so(workspace: Workspace) -> None:

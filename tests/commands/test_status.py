@@ -201,6 +201,9 @@ def test_epochs_are_told_beside_those_of_the_budget(workspace: Workspace) -> Non
     set_params(workspace, {"search": {"budget": {"full_trainings": 20}}})
     (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
     assert line.startswith("spent   9 of 160 epochs, ")
+    set_params(workspace, {"search": {"budget": {"full_trainings": 1}}})  # as after an extension that chose others
+    (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
+    assert line.startswith("spent   9 epochs, 1 beyond the budget of 8, as runs of earlier sessions count too, ")
     set_params(workspace, {"search": {"budget": {"full_trainings": 20}}, "base": {"seed": 3}})
     (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
     assert line.startswith("spent   9 epochs, ")

@@ -111,7 +111,7 @@ def full_report() -> ReportData:
             difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
         ),
         pictures=[{"class": name, "images": {"train": 1234, "all": 1300}} for name in ("0", "all 10 classes")],
-        pictures_about=[("files left out", "3 broken files")],
+        pictures_about=[("broken files", "3 left out")],
         pictures_remarks=["20 groups stay whole"],
         attention=[
             {"row": row, "jaccard_best": value, "jaccard_fixed": value - 0.03, "auroc": 0.7, "average_precision": 0.6}
@@ -169,7 +169,7 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     ):
         assert expected in " ".join(page.text["attention"].split())
     assert page.rows["attention"] == 6
-    for expected in ("3 broken files", "20 groups stay whole", "1,234", "all 10 classes"):
+    for expected in ("3 left out", "20 groups stay whole", "1,234", "all 10 classes"):
         assert expected in page.text["pictures"]
     assert "with the fewest pictures" not in page.text["pictures"]
     assert "Each test image counts once for each of the 5 seeds." in page.text["classes"]

@@ -40,13 +40,13 @@ def test_pictures_are_described_with_what_was_left_out_and_what_was_not_looked_f
     assert words["from"] == "pictures of pets/ (licence: yours)"
     assert words["size"] == "32 x 48 pixels, 3 channels"
     assert words["masks"] == "7 for 9 pictures"
-    assert words["files left out"] == "1 broken file (see data/prepared/manifest.json)"
+    assert words["broken files"] == "1 left out (see data/prepared/manifest.json)"
     assert words["exact copies"] == "2 pictures of test or val with copies in another role"
     assert words["near copies"].startswith("not looked for")
     none = {**division(), "duplicates": {"exact": {"test": 0, "val": 0}}}
     whole: Manifest = {**MANIFEST, "has_masks": False, "skipped": {}}
     words = dict(describe_pictures(whole, none))
-    assert (words["masks"], words["files left out"], words["exact copies"]) == ("none", "none", "none in several roles")
+    assert (words["masks"], words["broken files"], words["exact copies"]) == ("none", "none", "none in several roles")
     odd: Manifest = {
         **MANIFEST,
         "remarks": {"no object": {"files": 4, "first": ["1", "2", "3", "4"], "advice": "Draw one"}},
@@ -61,7 +61,7 @@ def test_pictures_are_described_with_what_was_left_out_and_what_was_not_looked_f
 
 
 def test_pictures_of_results_of_earlier_versions_are_described_as_far_as_is_known() -> None:
-    assert set(dict(describe_pictures(MANIFEST, {}))) == {"from", "size", "files left out"}
+    assert set(dict(describe_pictures(MANIFEST, {}))) == {"from", "size", "broken files"}
     earlier = {name: each for name, each in division().items() if name not in ("masks", "remarks")}
     assert "masks" not in dict(describe_pictures(MANIFEST, earlier))
     assert picture_remarks(MANIFEST, earlier) == ["Left out: cat/a.png: the file is empty"]

@@ -34,7 +34,7 @@ def picture_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 def describe_pictures(manifest: Manifest, report: Mapping[str, Any]) -> Words:
-    """Returns origin, size, masks, files left out and copies of the pictures, as (name, words) pairs.
+    """Returns origin, size, masks, broken files and copies of the pictures, as (name, words) pairs.
 
     Args:
         manifest: Manifest of the prepared set.
@@ -51,8 +51,7 @@ def describe_pictures(manifest: Manifest, report: Mapping[str, Any]) -> Words:
         boxes = ", drawn from boxes" if manifest.get("masks_from") == "boxes" else ""
         said.append(("masks", f"{masks:,} for {format_count(manifest['images'], 'picture')}{boxes}"))
     skipped = manifest.get("skipped")
-    left_out = f"{format_count(len(skipped), 'broken file')} (see data/prepared/manifest.json)" if skipped else "none"
-    said.append(("files left out", left_out))
+    said.append(("broken files", f"{len(skipped):,} left out (see data/prepared/manifest.json)" if skipped else "none"))
     if report:
         counts = {kind: count_copies(report, kind) for kind in ("exact", "near")}
         said += [(f"{kind} copies", _describe_copies(count)) for kind, count in counts.items()]
