@@ -127,13 +127,13 @@ def decide_on_searches(plan: Plan, *, resume_anyway: bool, new: bool) -> Generat
     return tasks
 
 
-def decisions(told: Sequence[str]) -> list[str]:
+def decisions(sentences: Sequence[str]) -> list[str]:
     """Returns the sentences on searches about which there was something to decide; one if there was none.
 
     Args:
-        told: a sentence on each search.
+        sentences: a sentence on each search.
     """
-    return [line for line in told if line != NOTHING_TO_DECIDE] or list(told[:1])
+    return [line for line in sentences if line != NOTHING_TO_DECIDE] or list(sentences[:1])
 
 
 def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:
