@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@fixed(200)
+@fixed(100)
 @given(broken=of_params())
 def test_params_file_broken_in_one_place_is_accepted_or_told(folder: Path, broken: Broken) -> None:
     path = folder / "params.yaml"
@@ -106,7 +106,7 @@ def test_space_file_broken_in_one_place_is_accepted_or_told(folder: Path, broken
     assert [space.values_outside(space.decode(values)) for values in proposed] == [[]] * 9
 
 
-@fixed(40)
+@fixed(20)
 @given(broken=of_networks() | wrong_values(PARAMS) | values_at_bounds())
 def test_plan_of_a_broken_params_file_is_made_or_refused_before_work_starts(folder: Path, broken: Broken) -> None:
     (folder / "params.yaml").write_bytes(broken.content)

@@ -420,6 +420,7 @@ class AskAndTell:
 """
 
 
+@pytest.mark.slow
 def test_neps_is_asked_in_its_own_python_and_goes_on_from_where_a_setting_was_left(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_masks_are_moved_as_by_the_cpu(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.numpy(), by_cpu)
 
 
+@pytest.mark.slow
 def test_epochs_are_those_of_the_cpu_and_erasing_depends_on_the_image_alone(tmp_path: Path) -> None:
     images = torch.from_numpy(pictures(4, 6, 5, 3)).permute(0, 3, 1, 2).contiguous()
     masks = torch.randint(0, 2, (4, 6, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -158,7 +159,7 @@ def test_epochs_are_those_of_the_cpu_and_erasing_depends_on_the_image_alone(tmp_
     assert len(noise.unique()) == len(noise)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_kernels_compile_for_cuda_without_fused_products_nor_atomics_on_shared_results(capability: int) -> None:
     """A fused product would be rounded otherwise than on the CPU. Counts in a program's own memory are whole numbers."""
     script = f"""

@@ -69,7 +69,7 @@ def test_gradients_are_those_of_plain_operations_and_join_what_is_there(tmp_path
         torch.testing.assert_close(into_query.double(), by_asking, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_kernels_compile_for_cuda_without_a_device_and_add_nothing_atomically(capability: int) -> None:
     script = f"""
         import re

@@ -10,7 +10,9 @@ from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.objective import Objective
 
 
-@pytest.mark.parametrize("fewest", [0, 10**12], ids=["compiled entropy", "plain entropy"])
+@pytest.mark.parametrize(
+    "fewest", [0, pytest.param(10**12, marks=pytest.mark.slow)], ids=["compiled entropy", "plain entropy"]
+)
 def test_step_with_sar_is_compiled_without_a_graph_break(fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.regularizers.spatial_entropy.FEWEST_PIXELS", fewest)
     model, images, labels = network().double().train(), pictures().double(), torch.tensor([0, 1, 2, 0])
