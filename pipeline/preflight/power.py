@@ -279,6 +279,9 @@ def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
     least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
     most = max(*SHOWN, seeds)
     floor, reached = forecast.floor, forecast.floor_up_to(most)
+    if words.format_size(max(floor, reached), 2) == words.format_size(0.0, 2):  # by seeds alone
+        said = f"with {images}, no limit to the half-width was measured but that of the seeds"
+        return said + _images_to_add(forecast, least, enough, seeds)
     if reached > (1 + LEAST_GAIN) * floor:
         floor = reached
         limit = (
@@ -287,14 +290,26 @@ def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
     else:
         limit = "any number of seeds"
     said = f"with {images}, the half-width is at least {words.format_size(floor, 2)} with {limit}"
+    return said + (_images_to_add(forecast, least, enough, seeds) or ", which is within the margin")
+
+
+def _images_to_add(forecast: Forecast, least: int | None, enough: int | None, seeds: int) -> str:
+    """Returns how many test images a power of 80 % needs, as the end of a sentence; empty if there are enough.
+
+    Args:
+        forecast: The forecast of the comparison.
+        least: Test images that are needed with endlessly many seeds; None if no number is enough.
+        enough: Test images that are needed with `seeds`; None if no number is enough.
+        seeds: Number of seeds of each arm.
+    """
     if least is not None and least > forecast.test_images:
         more = "more images" if forecast.folds > 1 else "split.test_fraction, or more images"
-        return f"{said}; a power of 80 % needs some {_round(least):,} test images or more, however many seeds ({more})"
+        return f"; a power of 80 % needs some {_round(least):,} test images or more, however many seeds ({more})"
     if enough is None:
-        return f"{said}; with {seeds} seeds, no number of test images gives a power of 80 %"
+        return f"; with {seeds} seeds, no number of test images gives a power of 80 %"
     if enough > forecast.test_images:
-        return f"{said}; with {seeds} seeds, a power of 80 % needs some {_round(enough):,} test images"
-    return f"{said}, which is within the margin"
+        return f"; with {seeds} seeds, a power of 80 % needs some {_round(enough):,} test images"
+    return ""
 
 
 def _describe_images(forecast: Forecast) -> str:

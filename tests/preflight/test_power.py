@@ -137,6 +137,17 @@ def test_floor_of_few_images_is_near_the_last_row_and_says_why(images: int) -> N
     assert "with up to 20 seeds, since so few images tell the arms apart that half an image is added" in said
 
 
+def test_no_floor_is_told_where_images_differ_by_the_seed_alone() -> None:
+    """Measured so on digits: the estimate of the variance from image to image was 0."""
+    measured = replace(MEASURED, residual=0.0073, config_image=0.0, config_seed=2.3e-5, recurrence=0.16)
+    said = floor(given(), measured, 359)
+    assert said.startswith(
+        "with 359 test images, no limit to the half-width was measured but that of the seeds; with 5 seeds, a power of "
+        "80 % needs some "
+    )
+    assert floor(given(evaluate__margin=0.05), measured, 359).endswith("but that of the seeds")
+
+
 def test_no_seed_makes_the_expected_interval_jump() -> None:
     """However many images are expected to tell the arms apart: from the rows of seven images up to those of many."""
     for images in (7, 17, 60, 100, 150, 359):
