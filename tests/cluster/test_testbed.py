@@ -248,7 +248,7 @@ def test_run_outlives_its_connection_keeps_ray_from_being_started_anew_and_is_st
     assert again.returncode == 2
     assert "a run is on this cluster" in said
     assert "run: runs" in bed.done("status", "onprem")
-    assert "checking params.yaml" in bed.done("logs", "onprem")
+    assert "checking the parameters" in bed.done("logs", "onprem")
     watching = bed.cluster("repro", "onprem", "search")
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("a run is there already")
