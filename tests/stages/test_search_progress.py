@@ -406,6 +406,20 @@ def test_extended_search_says_what_its_earlier_confirmations_count_for_and_when_
     ]
 
 
+def test_runs_that_are_used_again_do_not_quicken_the_pace() -> None:
+    earlier = Search()
+    earlier.start("t0000-seed1001", epochs=10)
+    earlier.end("t0000-seed1001", COMPLETE)
+    search = Search(budget=60, journaled=earlier.trials.values())
+    search.progress.replayed()
+    search.start("t0001", epochs=1)
+    for _ in range(9):
+        search.epoch("t0001", takes=2)
+    assert search.progress.seconds_left() == pytest.approx(50 * 2)
+    search.progress.trial_started(earlier.trials["t0000-seed1001"])
+    assert search.progress.seconds_left() == pytest.approx(40 * 2)
+
+
 def test_time_left_without_a_budget_takes_paused_trials_for_ended() -> None:
     search = Search()
     search.progress.replayed()

@@ -76,7 +76,7 @@ class SearchProgress(ProgressLine):
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         if self._is_replayed:
-            self._pace.count(self._trained())
+            self._pace.count(self._trained_anew())
             self.beat()
 
     def trial_paused(self, trial: TrialRecord) -> None:
@@ -181,7 +181,7 @@ class SearchProgress(ProgressLine):
 
     def seconds_left(self) -> float | None:
         """Returns the seconds left by the pace since the first epoch; None before a second one."""
-        return self._pace.seconds_left(self._trained(), self._epochs_left())
+        return self._pace.seconds_left(self._trained_anew(), self._epochs_left())
 
     def _epochs_left(self) -> float:
         """Returns the epochs to come: those left of the budget, or as many a trial as ended and paused ones took."""
@@ -200,6 +200,11 @@ class SearchProgress(ProgressLine):
 
     def _trained(self) -> int:
         return sum(trial.trained_epochs for trial in self._trials.values())
+
+    def _trained_anew(self) -> int:
+        """Returns the trained epochs without those of runs that are used again, which took no time in this session."""
+        used_again = sum(trial.trained_epochs for name, trial in self._trials.items() if name in self._used_again)
+        return self._trained() - used_again
 
     def _count_epochs(self, width: int = 0) -> str:
         return f"{self._trained():>{width}} of {self._budget} epochs"
