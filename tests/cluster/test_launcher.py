@@ -1,9 +1,11 @@
 """What `sar-search cluster` sends to the head, and how a run there begins and is told of."""
 
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -254,7 +256,6 @@ def test_cluster_that_was_not_started_is_told_by_the_command_that_starts_it(tmp_
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("root@10.0.0.1: Permission denied (publickey,password).", "run ssh-copy-id -i /a/key root@10.0.0.1"),
         ("WARNING: UNPROTECTED PRIVATE KEY FILE!\nPermission denied (publickey).", "run chmod 600 on the file"),
         ("ssh: connect to host 10.0.0.1 port 22: No route to host", "it cannot be reached: is it switched on"),
         ("ssh: connect to host 10.0.0.1 port 22: Connection timed out", "it cannot be reached: is it switched on"),
@@ -274,6 +275,64 @@ def test_machine_that_ssh_does_not_reach_is_told_with_what_to_do(
     assert told in answer
     assert "\n" not in answer
     assert told == "something new" or said not in answer
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("good", "or run ssh-copy-id -i {key} root@a"),
+        ("passphrase", "your key has a passphrase, for which nobody can be asked here: run ssh-add "),
+        ("public", "holds no private key: correct auth.ssh_private_key"),
+    ],
+)
+def test_key_that_no_machine_can_accept_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, told: str
+) -> None:
+    key = tmp_path / "key"
+    phrase = "secret" if kind == "passphrase" else ""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", str(key)], check=True)
+    if kind == "public":
+        key.write_text(key.with_suffix(".pub").read_text())
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'a: Permission denied (publickey).' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    content = {"auth": {"ssh_user": "root", "ssh_private_key": str(key)}}
+    answer = run_on_each(Cluster(tmp_path / "ray.yaml", content, tmp_path), ["a"], "true")["a"]
+    assert told.format(key=key) in answer
+
+
+def test_machine_without_ssh_or_rsync_is_told_before_a_cluster_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"cluster_name": "mine", "provider": {"type": "aws"}}))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^this machine has no ssh and no rsync, by which it reaches a cluster"):
+        open_cluster(Workspace(tmp_path, tmp_path), str(file))
+
+
+@pytest.mark.parametrize(
+    ("provider", "auth", "told"),
+    [
+        ({"head_ip": "a", "worker_ips": ["b", "a"]}, {}, "provider.worker_ips: a is the head"),
+        ({"head_ip": "a", "worker_ips": ["b", "b"]}, {}, "provider.worker_ips: b stands there more than once"),
+        ({"head_ip": "a", "worker_ips": "b, c"}, {}, "provider.worker_ips: it is 'b, c'; give the workers' addresses"),
+        ({"head_ip": "a", "worker_ips": None}, {}, "provider.worker_ips: it is None; give the workers' addresses"),
+        ({"worker_ips": ["b"]}, {}, "provider.head_ip: it is None; give the head's address"),
+        ({"head_ip": "a"}, {"ssh_user": None}, "auth.ssh_user: it is None; give the login on the machines"),
+    ],
+)
+def test_own_machines_that_are_named_wrongly_are_told(
+    tmp_path: Path, provider: dict[str, Any], auth: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    content = {"cluster_name": "mine", "provider": provider | {"type": "local"}, "auth": {"ssh_user": "root"} | auth}
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as refused:
+        open_cluster(Workspace(tmp_path, tmp_path), str(file))
+    assert str(refused.value).startswith(f"mine.yaml: {told}")
+    assert "\n" not in str(refused.value)
 
 
 DOWN_ALREADY = (

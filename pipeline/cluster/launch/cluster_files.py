@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -53,10 +54,13 @@ COLOUR = re.compile(r"\x1b\[[\d;]*m")
 REACH_S = 10
 """Seconds within which a machine must answer by ssh."""
 
+REFUSED = "Permission denied"
+"""What ssh says if a machine does not accept the login."""
+
 SSH_ADVICE = {
     "UNPROTECTED PRIVATE KEY|bad permissions": "ssh refuses your key, since others can read it: run chmod 600 on the "
     "file of auth.ssh_private_key",
-    "Permission denied": "it does not accept this user with this key: correct auth.ssh_user or auth.ssh_private_key, "
+    REFUSED: "it does not accept this user with this key: correct auth.ssh_user or auth.ssh_private_key, "
     "or run ssh-copy-id {login}",
     "Could not resolve hostname": "there is no address for this name: correct provider.head_ip or worker_ips",
     "Connection refused": "nothing listens on its port for ssh: start its ssh server, or correct its address",
@@ -108,8 +112,8 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
         name: a path, or the name in `docker/ray-<name>.yaml`.
 
     Raises:
-        UserError: there is no such file, it does not describe a cluster, or a placeholder in it is not filled
-            in.
+        UserError: there is no such file, it does not describe a cluster, a placeholder in it is not filled in,
+            an address, the login or the key of the user's own machines is wrong, or this machine lacks a tool.
     """
     known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
     file = known.get(name, Path(name).expanduser())
@@ -126,12 +130,33 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
     missing = list(dict.fromkeys(f"{file.name}: {path}: fill in {what}" for path, what in _unfilled(content, "")))
     if missing:
         raise UserError(join_lines(missing))
-    cluster = Cluster(file.absolute(), content, workspace.root)
-    # The key is the same for all machines, of which each would report it.
-    key = (content.get("auth") or {}).get("ssh_private_key")
-    if cluster.own_machines and key and not Path(key).expanduser().is_file():
-        raise UserError(f"{file.name}: auth.ssh_private_key: there is no file {key}; give the path of your ssh key")
-    return cluster
+    if wrong := [f"{file.name}: {line}" for line in _wrong_machines(content)]:
+        raise UserError(join_lines(wrong))
+    if lacking := [tool for tool in ("ssh", "rsync") if shutil.which(tool) is None]:
+        raise UserError(f"this machine has no {' and no '.join(lacking)}, by which it reaches a cluster; install them")
+    return Cluster(file.absolute(), content, workspace.root)
+
+
+def _wrong_machines(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with the description of the user's own machines; nothing if a cloud provides them."""
+    provider, auth = content["provider"], content.get("auth") or {}
+    if provider.get("type") != "local":
+        return
+    head, workers = provider.get("head_ip"), provider.get("worker_ips", [])
+    if not isinstance(head, str):
+        yield f"provider.head_ip: it is {head!r}; give the head's address"
+    if not isinstance(workers, list) or not all(isinstance(worker, str) for worker in workers):
+        yield f"provider.worker_ips: it is {workers!r}; give the workers' addresses as a list, [10.0.0.2, 10.0.0.3]"
+        workers = []
+    for twice in sorted({worker for worker in workers if workers.count(worker) > 1}):
+        yield f"provider.worker_ips: {twice} stands there more than once; name every worker once"
+    if head in workers:
+        yield f"provider.worker_ips: {head} is the head, which trains as the workers do; leave it out of the workers"
+    if not isinstance(auth.get("ssh_user"), str):
+        yield f"auth.ssh_user: it is {auth.get('ssh_user')!r}; give the login on the machines"
+    key = auth.get("ssh_private_key")
+    if key and not Path(key).expanduser().is_file():
+        yield f"auth.ssh_private_key: there is no file {key}; give the path of your ssh key"
 
 
 def _unfilled(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -183,11 +208,24 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
             return "; ".join(done.stdout.split("\n")).strip("; ")
         for sign, advice in SSH_ADVICE.items():
             if re.search(sign, done.stderr):
-                return advice.format(login=shlex.join([*key, target]))
+                wrong = _wrong_key(key[-1]) if sign == REFUSED and key else ""
+                return wrong or advice.format(login=shlex.join([*key, target]))
         return "; ".join(done.stderr.split("\n")).strip("; ") or "it does not answer by ssh, which gives no reason"
 
     with ThreadPoolExecutor(max(1, min(32, len(addresses)))) as pool:
         return dict(zip(addresses, pool.map(ask, addresses), strict=True))
+
+
+def _wrong_key(key: str) -> str:
+    """Returns why no machine can accept this key, and what to do; empty if it can be read without a passphrase."""
+    read = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", key], capture_output=True, text=True)
+    if read.returncode == 0:
+        return ""
+    if "incorrect passphrase" in read.stderr:
+        return f"your key has a passphrase, for which nobody can be asked here: run ssh-add {shlex.quote(key)} first"
+    return (
+        f"{key} holds no private key: correct auth.ssh_private_key (the file whose name ends in .pub is the public one)"
+    )
 
 
 def launcher_troubles(command: Sequence[str], cluster: Cluster) -> Iterator[str]:
