@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cluster.launch.cluster_files import FOLDER, LAUNCHERS_OWN, Cluster, open_cluster, run_on_each
+from pipeline.cluster.launch.cluster_files import FOLDER, LAUNCHERS_OWN, Cluster, head_lines, open_cluster, run_on_each
 from pipeline.cluster.launch.launcher import (
     BEGINS,
     FETCHED,
@@ -275,6 +275,33 @@ def test_machine_that_ssh_does_not_reach_is_told_with_what_to_do(
     assert told in answer
     assert "\n" not in answer
     assert told == "something new" or said not in answer
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ray leaves its record open
+def test_head_that_another_machine_has_started_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's launcher knows only what it has itself started on this machine, and forgets it with /tmp."""
+    head = Head(tmp_path / "home", "")
+    lines = ["#!/bin/bash", 'while [ "$1" != nobody@127.0.0.1 ]; do shift; done; shift', f"export HOME={head.home}"]
+    (tmp_path / "ssh").write_text("\n".join([*lines, 'exec bash -c "$*"']))
+    (tmp_path / "ssh").chmod(0o755)
+    (tmp_path / "key").touch(mode=0o600)
+    (head.home / ".bashrc").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    name = f"test-{os.getpid()}"
+    provider = {"type": "local", "head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2"]}
+    auth = {"ssh_user": "nobody", "ssh_private_key": str(tmp_path / "key")}
+    content = {"cluster_name": name, "provider": provider, "auth": auth}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    cluster = Cluster(tmp_path / "mine.yaml", content, tmp_path)
+    ray = subprocess.Popen(["bash", "-c", "exec -a gcs_server sleep 600"])
+    try:
+        said = list(head_lines(cluster, "pwd -P; echo $RAY_AUTH_MODE"))
+        assert said == [str(head.checkout.resolve()), "token"]
+    finally:
+        ray.kill()
+        ray.wait()
+        for left in Path("/tmp/ray").glob(f"cluster-{name}.*"):
+            left.unlink()
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")

@@ -1,5 +1,6 @@
 """Cluster files, and access to a cluster's machines from the user's own: by ssh, and by Ray's launcher."""
 
+import logging
 import re
 import shlex
 import shutil
@@ -223,9 +224,7 @@ def _wrong_key(key: str) -> str:
         return ""
     if "incorrect passphrase" in read.stderr:
         return f"your key has a passphrase, for which nobody can be asked here: run ssh-add {shlex.quote(key)} first"
-    return (
-        f"{key} holds no private key: correct auth.ssh_private_key (the file whose name ends in .pub is the public one)"
-    )
+    return f"{key} holds no private key: correct auth.ssh_private_key (a file named .pub has the public key alone)"
 
 
 def launcher_troubles(command: Sequence[str], cluster: Cluster) -> Iterator[str]:
@@ -251,6 +250,48 @@ def launcher_troubles(command: Sequence[str], cluster: Cluster) -> Iterator[str]
 
 def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
     """Runs a shell command in the head's checkout, and yields its output line by line as it comes.
+
+    Raises:
+        ClusterNotStarted: no head runs.
+        UserError: the command failed, or the connection was lost.
+    """
+    try:
+        yield from _launched_lines(cluster, command)
+    except ClusterNotStarted:
+        if not _record_head(cluster):
+            raise
+        yield from _launched_lines(cluster, command)
+
+
+def _record_head(cluster: Cluster) -> bool:
+    """Lets Ray's launcher know of a head on one of the user's own machines that runs without its knowledge.
+
+    What the launcher has started on such machines is in /tmp/ray of the machine that started it. A restart may empty
+    that folder, a second machine has none, and a second cluster of the same name takes its place.
+
+    Returns:
+        True if such a head runs.
+    """
+    if not cluster.own_machines:
+        return False
+    head = cluster.own_machines[0]
+    runs = f"[ -d {FOLDER} ] && pgrep -u $(id -u) -f '[g]cs_server' >/dev/null"
+    if cluster.engine:
+        name = shlex.quote(cluster.content["docker"]["container_name"])
+        runs = f"{cluster.engine} inspect --format '{{{{.State.Running}}}}' {name} 2>/dev/null | grep -q true"
+    if run_on_each(cluster, [head], f"{runs} && echo runs")[head] != "runs":
+        return False
+    from ray.autoscaler._private.local.node_provider import record_local_head_state_if_needed
+    from ray.autoscaler._private.providers import _get_node_provider
+
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its notes on reading and writing the record
+    provider = {"worker_ips": [], **cluster.content["provider"]}
+    record_local_head_state_if_needed(_get_node_provider(provider, cluster.content["cluster_name"]))
+    return True
+
+
+def _launched_lines(cluster: Cluster, command: str) -> Iterator[str]:
+    """Runs a shell command as `head_lines` does.
 
     Raises:
         ClusterNotStarted: the launcher knows of no head.
