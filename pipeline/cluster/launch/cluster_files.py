@@ -266,8 +266,8 @@ def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
 def _record_head(cluster: Cluster) -> bool:
     """Lets Ray's launcher know of a head on one of the user's own machines that runs without its knowledge.
 
-    What the launcher has started on such machines is in /tmp/ray of the machine that started it. A restart may empty
-    that folder, a second machine has none, and a second cluster of the same name takes its place.
+    The launcher keeps its record of such machines in /tmp/ray of the machine that started the cluster. A restart may
+    empty that folder, a second machine has no such record, and a second cluster of the same name replaces it.
 
     Returns:
         True if such a head runs.
