@@ -90,6 +90,8 @@ class Head:
             text=True,
             timeout=300,
         )
+        if done.returncode:
+            print(command[:60], done.stderr, sep="\n")  # pytest shows it where a test fails
         return done.returncode, done.stdout.splitlines()
 
     def submit(self, *arguments: str) -> None:
