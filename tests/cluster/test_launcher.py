@@ -1,5 +1,6 @@
 """What `sar-search cluster` sends to the head, and how a run there begins and is told of."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -278,7 +279,10 @@ def test_machine_that_ssh_does_not_reach_is_told_with_what_to_do(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ray leaves its record open
-def test_head_that_another_machine_has_started_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("record", ["none", "of another cluster with this name"])
+def test_head_that_the_launcher_does_not_know_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str
+) -> None:
     """Ray's launcher knows only what it has itself started on this machine, and forgets it with /tmp."""
     head = Head(tmp_path / "home", "")
     lines = ["#!/bin/bash", 'while [ "$1" != nobody@127.0.0.1 ]; do shift; done; shift', f"export HOME={head.home}"]
@@ -293,6 +297,10 @@ def test_head_that_another_machine_has_started_is_found(tmp_path: Path, monkeypa
     content = {"cluster_name": name, "provider": provider, "auth": auth}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     cluster = Cluster(tmp_path / "mine.yaml", content, tmp_path)
+    if record != "none":
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        other = {"127.0.0.9": {"tags": {"ray-node-type": "head"}, "state": "running"}}
+        Path(f"/tmp/ray/cluster-{name}.state").write_text(json.dumps(other))
     ray = subprocess.Popen(["bash", "-c", "exec -a gcs_server sleep 600"])
     try:
         said = list(head_lines(cluster, "pwd -P; echo $RAY_AUTH_MODE"))
@@ -309,7 +317,10 @@ def test_head_that_another_machine_has_started_is_found(tmp_path: Path, monkeypa
     ("kind", "told"),
     [
         ("good", "or run ssh-copy-id -i {key} root@a"),
-        ("passphrase", "your key has a passphrase, for which nobody can be asked here: run ssh-add "),
+        (
+            "passphrase",
+            "your key has a passphrase, for which nobody can be asked here: run ssh-add {key}. If the agent has",
+        ),
         ("public", "holds no private key: correct auth.ssh_private_key"),
     ],
 )
@@ -321,12 +332,14 @@ def test_key_that_no_machine_can_accept_is_told(
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", str(key)], check=True)
     if kind == "public":
         key.write_text(key.with_suffix(".pub").read_text())
-    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'a: Permission denied (publickey).' >&2\nexit 255\n")
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'a: Permission denied (publickey,password).' >&2\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     content = {"auth": {"ssh_user": "root", "ssh_private_key": str(key)}}
     answer = run_on_each(Cluster(tmp_path / "ray.yaml", content, tmp_path), ["a"], "true")["a"]
     assert told.format(key=key) in answer
+    assert "\n" not in answer
+    assert "publickey" not in answer
 
 
 def test_machine_without_ssh_or_rsync_is_told_before_a_cluster_is_reached(
@@ -346,8 +359,13 @@ def test_machine_without_ssh_or_rsync_is_told_before_a_cluster_is_reached(
         ({"head_ip": "a", "worker_ips": ["b", "b"]}, {}, "provider.worker_ips: b stands there more than once"),
         ({"head_ip": "a", "worker_ips": "b, c"}, {}, "provider.worker_ips: it is 'b, c'; give the workers' addresses"),
         ({"head_ip": "a", "worker_ips": None}, {}, "provider.worker_ips: it is None; give the workers' addresses"),
+        ({"head_ip": "a"}, {}, "provider.worker_ips: it is None; give the workers' addresses"),
         ({"worker_ips": ["b"]}, {}, "provider.head_ip: it is None; give the head's address"),
-        ({"head_ip": "a"}, {"ssh_user": None}, "auth.ssh_user: it is None; give the login on the machines"),
+        (
+            {"head_ip": "a", "worker_ips": []},
+            {"ssh_user": None},
+            "auth.ssh_user: it is None; give the login on the machines",
+        ),
     ],
 )
 def test_own_machines_that_are_named_wrongly_are_told(

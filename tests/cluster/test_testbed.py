@@ -244,7 +244,7 @@ def test_run_outlives_its_connection_keeps_ray_from_being_started_anew_and_is_st
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
     # As when the user's machine was switched off and on: Ray's launcher no longer knows of the cluster.
-    next(Path("/tmp/ray").glob("cluster-sar-search.state")).unlink()
+    Path("/tmp/ray/cluster-sar-search.state").unlink()
     again = bed.cluster("up", "onprem")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 2

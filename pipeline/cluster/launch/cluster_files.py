@@ -143,7 +143,7 @@ def _wrong_machines(content: Mapping[str, Any]) -> Iterator[str]:
     provider, auth = content["provider"], content.get("auth") or {}
     if provider.get("type") != "local":
         return
-    head, workers = provider.get("head_ip"), provider.get("worker_ips", [])
+    head, workers = provider.get("head_ip"), provider.get("worker_ips")
     if not isinstance(head, str):
         yield f"provider.head_ip: it is {head!r}; give the head's address"
     if not isinstance(workers, list) or not all(isinstance(worker, str) for worker in workers):
@@ -209,21 +209,27 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
             return "; ".join(done.stdout.split("\n")).strip("; ")
         for sign, advice in SSH_ADVICE.items():
             if re.search(sign, done.stderr):
-                wrong = _wrong_key(key[-1]) if sign == REFUSED and key else ""
-                return wrong or advice.format(login=shlex.join([*key, target]))
+                advised = advice.format(login=shlex.join([*key, target]))
+                return _judge_key(key[-1], advised) if sign == REFUSED and key else advised
         return "; ".join(done.stderr.split("\n")).strip("; ") or "it does not answer by ssh, which gives no reason"
 
     with ThreadPoolExecutor(max(1, min(32, len(addresses)))) as pool:
         return dict(zip(addresses, pool.map(ask, addresses), strict=True))
 
 
-def _wrong_key(key: str) -> str:
-    """Returns why no machine can accept this key, and what to do; empty if it can be read without a passphrase."""
+def _judge_key(key: str, advice: str) -> str:
+    """Returns why no machine accepts a key, and what to do.
+
+    Args:
+        key: path of the private key.
+        advice: the advice for a key that ssh can read by itself.
+    """
     read = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", key], capture_output=True, text=True)
     if read.returncode == 0:
-        return ""
+        return advice
     if "incorrect passphrase" in read.stderr:
-        return f"your key has a passphrase, for which nobody can be asked here: run ssh-add {shlex.quote(key)} first"
+        asked = f"your key has a passphrase, for which nobody can be asked here: run ssh-add {shlex.quote(key)}"
+        return f"{asked}. If the agent has the key, {advice}"
     return f"{key} holds no private key: correct auth.ssh_private_key (a file named .pub has the public key alone)"
 
 
@@ -281,12 +287,12 @@ def _record_head(cluster: Cluster) -> bool:
         runs = f"{cluster.engine} inspect --format '{{{{.State.Running}}}}' {name} 2>/dev/null | grep -q true"
     if run_on_each(cluster, [head], f"{runs} && echo runs")[head] != "runs":
         return False
-    from ray.autoscaler._private.local.node_provider import record_local_head_state_if_needed
+    from ray.autoscaler._private.local import node_provider
     from ray.autoscaler._private.providers import _get_node_provider
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # its notes on reading and writing the record
-    provider = {"worker_ips": [], **cluster.content["provider"]}
-    record_local_head_state_if_needed(_get_node_provider(provider, cluster.content["cluster_name"]))
+    node_provider.logger.setLevel(logging.WARNING)  # no notes on reading and writing the record
+    provider = _get_node_provider(cluster.content["provider"], cluster.content["cluster_name"])
+    node_provider.record_local_head_state_if_needed(provider)
     return True
 
 
