@@ -5,66 +5,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.search_printing import Search, by_epochs
 
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
-
-
-class Search:
-    """A search that tells its progress, by a clock that only goes when it is told to."""
-
-    def __init__(
-        self,
-        total: int = 4,
-        epochs: int = 10,
-        *,
-        budget: int | None = None,
-        terminal: bool = False,
-        width: int = 200,
-        **words: Any,
-    ) -> None:
-        self.now, self.paper = 0.0, io.StringIO()
-        console = Console(file=self.paper, width=width, force_terminal=terminal, highlight=False, soft_wrap=True)
-        self.progress = SearchProgress(total, epochs, budget=budget, console=console, clock=lambda: self.now, **words)
-        self.trials: dict[str, TrialRecord] = {}
-
-    def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
-        number = int(name[1:]) if name.startswith("t0") and "-" not in name else None
-        role, study = (CONTROL, None) if number is None else (TRIAL, METHOD)
-        role = CONFIRMATION if "-seed" in name else role
-        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1}, role=role, study=study)
-        self.progress.trial_started(self.trials[name])
-        for _ in range(epochs):
-            self.epoch(name)
-
-    def epoch(self, name: str, accuracy: float = 0.5, *, takes: float = 0.0) -> None:
-        self.now += takes
-        trial = self.trials[name]
-        trial.epochs[trial.last_epoch + 1] = {"val/accuracy": accuracy}
-        self.progress.epoch_reported(trial, trial.last_epoch)
-
-    def pause(self, name: str) -> None:
-        self.trials[name].paused = True
-        self.progress.trial_paused(self.trials[name])
-
-    def go_on(self, name: str) -> None:
-        self.trials[name].paused = False
-
-    def end(self, name: str, state: str, reason: str | None = None) -> None:
-        self.trials[name].state, self.trials[name].reason, self.trials[name].paused = state, reason, False
-        self.progress.trial_ended(self.trials[name])
-
-    @property
-    def said(self) -> list[str]:
-        return self.paper.getvalue().splitlines()
-
-
-@pytest.fixture
-def search() -> Search:
-    """A fresh search: the journal had nothing."""
-    made = Search()
-    made.progress.replayed()
-    return made
+from pipeline.tune.journal.records import COMPLETE, FAILED, PRUNED
 
 
 def test_fresh_search_says_nothing_at_first(search: Search) -> None:
@@ -172,61 +116,6 @@ def test_state_of_the_search_counts_ends_and_names_the_best_tried(search: Search
     assert "| best so far 0.7500 (t0000)" in state
 
 
-def test_time_left_is_unknown_before_the_second_epoch(search: Search) -> None:
-    assert search.progress.seconds_left() is None
-    search.start("t0000")
-    assert search.progress.seconds_left() is None
-    search.epoch("t0000", takes=60)
-    assert search.progress.seconds_left() is None
-
-
-def test_time_left_is_judged_by_the_pace_since_the_first_epoch(search: Search) -> None:
-    search.start("t0000")
-    search.epoch("t0000", takes=1000)  # workers import, and read the data
-    for _ in range(4):
-        search.epoch("t0000", takes=2)
-    # Five of this trial's epochs and thirty of three others are left, at two seconds each.
-    assert search.progress.seconds_left() == pytest.approx(70)
-
-
-def test_time_left_is_told_in_minutes_and_seconds(search: Search) -> None:
-    search.start("t0000")
-    for _ in range(3):
-        search.epoch("t0000", takes=10.25)
-    # Seven epochs of this trial and thirty of others, at ten and a quarter seconds.
-    assert search.said[-1].startswith("about 6:19 left | ")
-
-
-def test_time_left_knows_that_trials_run_side_by_side(search: Search) -> None:
-    search.start("t0000")
-    search.start("t0001")
-    for _ in range(5):
-        search.epoch("t0000", takes=2)
-        search.epoch("t0001")
-    # Nine epochs were trained in the eight seconds since the first.
-    assert search.progress.seconds_left() == pytest.approx((5 + 5 + 20) * 8 / 9)
-
-
-def test_time_left_learns_from_trials_that_were_stopped(search: Search) -> None:
-    search.start("t0000")
-    for _ in range(10):
-        search.epoch("t0000", takes=1)
-    search.end("t0000", COMPLETE)
-    search.start("t0001")
-    for _ in range(4):
-        search.epoch("t0001", takes=1)
-    search.end("t0001", PRUNED)
-    # Trials are now taken to be seven epochs long, and two are left.
-    assert search.progress.seconds_left() == pytest.approx(14)
-
-
-def by_epochs(budget: int = 40) -> Search:
-    """A fresh search that may spend so many epochs, of trials that take ten in full."""
-    made = Search(total=30, budget=budget)
-    made.progress.replayed()
-    return made
-
-
 def test_search_with_a_budget_counts_epochs_and_paused_trials() -> None:
     search = by_epochs()
     search.start("baseline", epochs=10)
@@ -257,21 +146,6 @@ def test_trial_that_ends_while_it_is_paused_is_told_once() -> None:
     search.epoch("t0001")
     search.end("t0001", PRUNED)
     assert "t0001     val/accuracy 0.5000  stopped early, after epoch 3" in search.said[-1]
-
-
-def test_time_left_is_that_of_the_epochs_that_are_left() -> None:
-    search = by_epochs()
-    search.start("t0000", epochs=1)
-    search.epoch("t0000", takes=3)
-    search.pause("t0000")
-    assert search.progress.seconds_left() == pytest.approx(38 * 3)
-    search.start("t0001")
-    for _ in range(4):
-        search.epoch("t0001", takes=3)
-    assert search.progress.seconds_left() == pytest.approx(34 * 3)
-    # What runs, and one confirmation, take less than is left.
-    search.progress.ending_early("search.budget.full_trainings: spent", running=1, left=1)
-    assert search.progress.seconds_left() == pytest.approx((6 + 10) * 3)
 
 
 def test_epochs_that_are_trained_again_are_spent() -> None:
@@ -354,16 +228,6 @@ def test_trials_controls_and_confirmations_are_counted_apart() -> None:
     assert str(search.progress).endswith("| 1 trial: 1 paused | 2 controls: 2 in full | 1 confirmation: 1 running")
 
 
-def test_time_so_far_and_what_is_expected_stand_first_until_the_pace_is_known() -> None:
-    search = Search(budget=40, expected="3 to 7 minutes")
-    search.now = 83.0
-    assert str(search.progress).startswith("1:23 so far, 3 to 7 minutes expected | 0 of 40 epochs")
-    search.progress.replayed()
-    search.start("t0000", epochs=1)
-    search.epoch("t0000", takes=2)
-    assert str(search.progress).startswith("about 1:16 left | 2 of 40 epochs")
-
-
 @pytest.mark.parametrize(("width", "bar", "best"), [(200, True, True), (110, False, True), (80, False, False)])
 def test_narrow_terminal_keeps_the_time_left_and_loses_the_bar_then_the_best(width: int, bar: bool, best: bool) -> None:
     search = Search(budget=40, terminal=True, width=width)
@@ -404,41 +268,6 @@ def test_extended_search_says_what_its_earlier_confirmations_count_for_and_when_
         "[20 of 60 epochs] t0000-seed1001 val/accuracy 0.5000  ran in full in an earlier session, used again  lr=0.1",
         "[30 of 60 epochs] t0002-seed1001 val/accuracy 0.5000  ran in full  lr=0.1",
     ]
-
-
-def test_runs_that_are_used_again_do_not_quicken_the_pace() -> None:
-    earlier = Search()
-    earlier.start("t0000-seed1001", epochs=10)
-    earlier.end("t0000-seed1001", COMPLETE)
-    search = Search(budget=60, journaled=earlier.trials.values())
-    search.progress.replayed()
-    search.start("t0001", epochs=1)
-    for _ in range(9):
-        search.epoch("t0001", takes=2)
-    assert search.progress.seconds_left() == pytest.approx(50 * 2)
-    search.progress.trial_started(earlier.trials["t0000-seed1001"])
-    assert search.progress.seconds_left() == pytest.approx(40 * 2)
-
-
-def test_time_left_without_a_budget_takes_paused_trials_for_ended() -> None:
-    search = Search()
-    search.progress.replayed()
-    search.start("t0000")
-    for _ in range(4):
-        search.epoch("t0000", takes=2)
-    search.pause("t0000")
-    # Three trials are left, of four epochs each as far as is known; the first of these seconds count.
-    assert search.progress.seconds_left() == pytest.approx(3 * 4 * 6 / 3)
-
-
-def test_time_left_is_0_when_every_trial_has_ended() -> None:
-    search = Search(total=1, epochs=3)
-    search.progress.replayed()
-    search.start("t0000")
-    for _ in range(3):
-        search.epoch("t0000", takes=1)
-    search.end("t0000", COMPLETE)
-    assert search.progress.seconds_left() == 0
 
 
 def resumed() -> Search:
